@@ -1,0 +1,202 @@
+//! The bulk path: moves the bytes between a tunnel and a socket, and each end's way of ending.
+//!
+//! One future serves both directions, and while neither has bytes it holds no buffer. It decides
+//! nothing: who may talk was settled before there was a tunnel.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll},
+};
+
+use h2::Reason;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::TcpStream,
+};
+
+use crate::Tunnel;
+
+mod down;
+mod up;
+
+use down::Down;
+use up::Up;
+
+/// A stream that can end like TCP can.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// Makes the socket send RST, not FIN, when it is dropped.
+    fn reset(&mut self);
+}
+
+impl Socket for TcpStream {
+    fn reset(&mut self) {
+        if let Err(error) = self.set_zero_linger() {
+            tracing::debug!(%error, "a socket cannot be reset");
+        }
+    }
+}
+
+/// In memory there is no RST: dropping it is all that can be done.
+impl Socket for DuplexStream {
+    fn reset(&mut self) {}
+}
+
+/// Bytes moved so far, readable while they move.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Taken from the socket.
+    pub to_tunnel: AtomicU64,
+    /// Written to the socket.
+    pub from_tunnel: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes taken from the socket.
+    pub fn sent_to_tunnel(&self) -> u64 {
+        self.to_tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to the socket.
+    pub fn received_from_tunnel(&self) -> u64 {
+        self.from_tunnel.load(Ordering::Relaxed)
+    }
+}
+
+/// The two ends of a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Socket,
+    Tunnel,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum RelayEnd {
+    /// Both ends said that they are done.
+    Clean,
+    /// One end reset the connection, and the other was reset.
+    ResetByPeer { which: Side },
+    /// The socket failed otherwise; the tunnel was reset.
+    SocketFailed(io::Error),
+    /// The connection under the tunnel failed; the socket was reset.
+    TunnelFailed(h2::Error),
+}
+
+impl RelayEnd {
+    fn of_socket(error: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+        match error.kind() {
+            // A write after the RST was seen gives EPIPE; so does one to a socket that is gone.
+            ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected => Self::ResetByPeer {
+                which: Side::Socket,
+            },
+            _ => Self::SocketFailed(error),
+        }
+    }
+
+    fn of_tunnel(error: h2::Error) -> Self {
+        if error.is_reset() && error.is_remote() {
+            Self::ResetByPeer {
+                which: Side::Tunnel,
+            }
+        } else {
+            Self::TunnelFailed(error)
+        }
+    }
+}
+
+/// Moves bytes until both directions have ended, or one end fails. Dropping the future before
+/// resets both.
+pub fn relay<'a, S: Socket>(
+    tunnel: Tunnel,
+    socket: S,
+    traffic: &'a Traffic,
+) -> impl Future<Output = RelayEnd> + use<'a, S> {
+    Relay {
+        tunnel,
+        socket,
+        traffic,
+        up: Up::default(),
+        down: Down::default(),
+        ended: false,
+    }
+}
+
+struct Relay<'a, S: Socket> {
+    tunnel: Tunnel,
+    socket: S,
+    traffic: &'a Traffic,
+    up: Up,
+    down: Down,
+    ended: bool,
+}
+
+impl<S: Socket> Relay<'_, S> {
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        let Self {
+            tunnel,
+            socket,
+            traffic,
+            up,
+            down,
+            ..
+        } = self;
+        // Downwards first: what came in may have freed what upwards waits for.
+        if let Poll::Ready(Err(end)) = down.poll(cx, &mut tunnel.recv, socket, traffic) {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(Err(end)) = up.poll(cx, &mut tunnel.send, socket, traffic) {
+            return Poll::Ready(end);
+        }
+        if up.is_done() && down.is_done() {
+            return Poll::Ready(RelayEnd::Clean);
+        }
+        // With nothing more to come, only this tells of an RST_STREAM.
+        if down.has_ended()
+            && let Poll::Ready(result) = tunnel.send.poll_reset(cx)
+        {
+            return Poll::Ready(match result {
+                Ok(_) => RelayEnd::ResetByPeer {
+                    which: Side::Tunnel,
+                },
+                Err(error) => RelayEnd::of_tunnel(error),
+            });
+        }
+        Poll::Pending
+    }
+
+    /// Passes on that one end is gone.
+    fn reset_both(&mut self) {
+        // RFC 9113 section 8.5: a TCP error is signalled with CONNECT_ERROR.
+        self.tunnel.send.send_reset(Reason::CONNECT_ERROR);
+        self.socket.reset();
+    }
+}
+
+impl<S: Socket> Future for Relay<'_, S> {
+    type Output = RelayEnd;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        let this = self.get_mut();
+        let end = std::task::ready!(this.poll_both(cx));
+        if !matches!(end, RelayEnd::Clean) {
+            this.reset_both();
+        }
+        this.ended = true;
+        Poll::Ready(end)
+    }
+}
+
+impl<S: Socket> Drop for Relay<'_, S> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.reset_both();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
