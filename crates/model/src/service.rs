@@ -35,6 +35,8 @@ pub enum AppProtocol {
     Http11,
     Http2,
     Grpc,
+    Tcp,
+    Tls,
 }
 
 /// One port of a service.

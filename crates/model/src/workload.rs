@@ -132,6 +132,8 @@ pub struct Workload {
     /// Name of the owner, such as the Deployment.
     pub workload_name: Arc<str>,
     pub tunnel_protocol: TunnelProtocol,
+    /// The workload speaks the tunnel protocol itself, as waypoints and gateways do.
+    pub native_tunnel: bool,
     pub network_mode: NetworkMode,
     pub health: Health,
     /// Relative share of traffic within a service; at least 1.
@@ -165,6 +167,7 @@ impl Workload {
             workload_type: WorkloadType::Pod,
             workload_name: "".into(),
             tunnel_protocol: TunnelProtocol::None,
+            native_tunnel: false,
             network_mode: NetworkMode::Standard,
             health: Health::Healthy,
             capacity: 1,
