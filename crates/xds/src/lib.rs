@@ -1,1 +1,12 @@
-//! Under construction.
+//! Steps 3 and 4 of the way of a configuration: the wire between the controller and the daemons.
+//!
+//! [`server`] publishes what the controller compiled, [`client`] keeps a daemon's index up to
+//! date, [`ca`] carries certificate requests, and [`convert`] is the only door between wire
+//! messages and `model`. The crate decides no policy and makes no TLS: streams of bytes are the
+//! caller's.
+
+pub mod convert;
+pub mod proto;
+mod resource_type;
+
+pub use resource_type::ResourceType;
