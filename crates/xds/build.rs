@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "ambit.proto",
     "authorization.proto",
     "ca.proto",
     "discovery.proto",
+    "enrolment.proto",
     "workload.proto",
 ];
 

@@ -8,5 +8,9 @@
 pub mod convert;
 pub mod proto;
 mod resource_type;
+pub mod server;
 
 pub use resource_type::ResourceType;
+
+/// The largest message either end takes: the first push of a large mesh is one message.
+const MAX_MESSAGE: usize = 200 * 1024 * 1024;

@@ -17,6 +17,11 @@ pub mod discovery {
     tonic::include_proto!("envoy.service.discovery.v3");
 }
 
+/// `ambit.v1`: what a node says of the pods it captured.
+pub mod enrolment {
+    tonic::include_proto!("ambit.v1");
+}
+
 /// `istio.security`: policies.
 pub mod security {
     tonic::include_proto!("istio.security");
