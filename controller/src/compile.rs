@@ -19,7 +19,7 @@ use std::{
 
 use model::{Change, Network, Resource, ResourceKey, ServiceKey, TrustDomain};
 
-use crate::watch::{Enrolled, ObjectChange, ObjectName, View};
+use crate::watch::{ObjectChange, ObjectName, PodOnNode, View};
 
 /// What the mesh is called; fixed for the life of a controller.
 #[derive(Debug, Clone)]
@@ -51,10 +51,10 @@ pub(crate) enum Unit {
 #[derive(Debug, Clone)]
 pub enum Input {
     Object(ObjectChange),
-    /// The pod is captured by a node.
-    Enrolled(ObjectName, Enrolled),
+    /// The pod of this uid is captured by its node.
+    Enrolled(PodOnNode, Arc<str>),
     /// The pod is not captured, or about to be released.
-    Released(ObjectName),
+    Released(PodOnNode),
 }
 
 /// Holds the view and what it compiled to.
@@ -101,13 +101,13 @@ impl Compiler {
                         reach::units(&self.settings, &self.view, object, &mut reached);
                     }
                 }
-                Input::Enrolled(pod, enrolled) => {
-                    self.view.enrolled.insert(pod.clone(), enrolled);
-                    reached.insert(Unit::Pod(pod));
+                Input::Enrolled(place, uid) => {
+                    reached.insert(Unit::Pod(place.pod.clone()));
+                    self.view.enrolled.insert(place, uid);
                 }
-                Input::Released(pod) => {
-                    self.view.enrolled.remove(&pod);
-                    reached.insert(Unit::Pod(pod));
+                Input::Released(place) => {
+                    self.view.enrolled.remove(&place);
+                    reached.insert(Unit::Pod(place.pod));
                 }
             }
         }

@@ -4,5 +4,8 @@
 //! by pure functions, [`serve`] hands those out over xDS. [`ca`] signs. [`daemon`] wires them,
 //! for the binary and for tests that embed a controller.
 
+pub mod ca;
 pub mod compile;
+pub(crate) mod enrolments;
+pub(crate) mod store;
 pub mod watch;

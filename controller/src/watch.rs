@@ -17,4 +17,28 @@ pub(crate) mod view;
 pub use directory::{DocumentState, DocumentStatus, Instead};
 pub use document::{Fault, FaultPlace};
 pub use object::{Kind, Object, ObjectChange, ObjectKey, ObjectName};
-pub use view::{Enrolled, View};
+pub use view::{PodOnNode, View};
+
+#[cfg(test)]
+pub(crate) mod for_test {
+    //! Objects from YAML, for the tests of every module.
+
+    use super::{
+        Object,
+        document::{Reading, read},
+    };
+
+    /// The objects of a stream of documents, all of which must be good.
+    #[track_caller]
+    pub(crate) fn objects(yaml: &str) -> Vec<Object> {
+        let file = std::path::Path::new("test.yaml").into();
+        let documents = read(&file, yaml).into_iter();
+        documents
+            .filter_map(|document| match document.reading {
+                Reading::Object(object) => Some(object),
+                Reading::Ignored(_) => None,
+                Reading::Refused { fault, .. } => panic!("{fault}"),
+            })
+            .collect()
+    }
+}

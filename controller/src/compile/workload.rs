@@ -11,7 +11,7 @@ use super::{
     waypoint::{self, Traffic},
 };
 use crate::watch::{
-    View,
+    PodOnNode, View,
     core::{Phase, Pod, PodNetwork, Port, Readiness, Target},
     entry::{Endpoint, EndpointAddress, WorkloadEntry},
     object::{Labels, selects},
@@ -76,10 +76,14 @@ fn tunnel_protocol(view: &View, pod: &Pod) -> TunnelProtocol {
         return TunnelProtocol::None;
     }
     let annotated = pod.annotations.get(REDIRECTION).map(String::as_str) == Some("enabled");
-    let captured = view.enrolled.get(&pod.name).is_some_and(|enrolled| {
-        let same = enrolled.uid.is_empty() || pod.uid.is_empty() || enrolled.uid == pod.uid;
-        same && enrolled.node == pod.node
-    });
+    let here = PodOnNode {
+        pod: pod.name.clone(),
+        node: pod.node.clone(),
+    };
+    let captured = view
+        .enrolled
+        .get(&here)
+        .is_some_and(|uid| uid.is_empty() || pod.uid.is_empty() || *uid == pod.uid);
     if annotated || (captured && wants_mesh(view, pod)) {
         TunnelProtocol::Hbone
     } else {

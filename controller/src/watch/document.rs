@@ -292,3 +292,6 @@ fn yaml_fault(place: &FaultPlace, first_line: usize, error: &serde_yaml_ng::Erro
         reason: reason.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,11 @@ use super::{
     peer_authentication::PeerAuthentication,
 };
 
-/// What a node says of a pod whose traffic it has captured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enrolled {
+/// A pod, as the node that says it is on it names it: nodes cannot speak for one another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodOnNode {
+    pub pod: ObjectName,
     pub node: Arc<str>,
-    /// Empty where pods have no uid.
-    pub uid: Arc<str>,
 }
 
 /// All objects, by kind and name.
@@ -36,7 +35,8 @@ pub struct View {
     pub(crate) service_entries: OrdMap<ObjectName, Arc<ServiceEntry>>,
     pub(crate) authorization_policies: OrdMap<ObjectName, Arc<AuthorizationPolicy>>,
     pub(crate) peer_authentications: OrdMap<ObjectName, Arc<PeerAuthentication>>,
-    pub(crate) enrolled: OrdMap<ObjectName, Enrolled>,
+    /// The pods whose traffic their node captures, with their uid (empty where pods have none).
+    pub(crate) enrolled: OrdMap<PodOnNode, Arc<str>>,
     pods_by_node: OrdMap<Arc<str>, OrdSet<ObjectName>>,
     entries_by_host: OrdMap<Arc<str>, OrdSet<ObjectName>>,
 }
