@@ -2,6 +2,13 @@
 //!
 //! They mirror the protocol and check nothing: what may be believed is decided in `convert`.
 
+#![expect(
+    clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+
 /// `ambit.xds`: our own additions.
 pub mod ambit {
     tonic::include_proto!("ambit.xds");
