@@ -11,38 +11,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use h2::Reason;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream},
-    net::TcpStream,
-};
-
 use crate::Tunnel;
+use h2::Reason;
 
 mod down;
+mod socket;
 mod up;
+
+pub use socket::{IntoSocket, Socket, TcpSocket};
 
 use down::Down;
 use up::Up;
-
-/// A stream that can end like TCP can.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the socket send RST, not FIN, when it is dropped.
-    fn reset(&mut self);
-}
-
-impl Socket for TcpStream {
-    fn reset(&mut self) {
-        if let Err(error) = self.set_zero_linger() {
-            tracing::debug!(%error, "a socket cannot be reset");
-        }
-    }
-}
-
-/// In memory there is no RST: dropping it is all that can be done.
-impl Socket for DuplexStream {
-    fn reset(&mut self) {}
-}
 
 /// Bytes moved so far, readable while they move.
 #[derive(Debug, Default)]
@@ -110,14 +89,14 @@ impl RelayEnd {
 
 /// Moves bytes until both directions have ended, or one end fails. Dropping the future before
 /// resets both.
-pub fn relay<'a, S: Socket>(
+pub fn relay<'a, S: IntoSocket>(
     tunnel: Tunnel,
     socket: S,
     traffic: &'a Traffic,
 ) -> impl Future<Output = RelayEnd> + use<'a, S> {
     Relay {
         tunnel,
-        socket,
+        socket: socket.into_socket(),
         traffic,
         up: Up::default(),
         down: Down::default(),
@@ -153,6 +132,11 @@ impl<S: Socket> Relay<'_, S> {
         }
         if up.is_done() && down.is_done() {
             return Poll::Ready(RelayEnd::Clean);
+        }
+        if up.is_done()
+            && let Poll::Ready(error) = socket.poll_error(cx)
+        {
+            return Poll::Ready(RelayEnd::of_socket(error));
         }
         // With nothing more to come, only this tells of an RST_STREAM.
         if down.has_ended()

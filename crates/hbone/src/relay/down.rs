@@ -96,6 +96,14 @@ impl Down {
         Poll::Ready(Ok(()))
     }
 
+    /// Bytes of memory that hold the queue, were every frame in it full of its own.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        let items = self.queue.capacity() * size_of::<Bytes>();
+        let bytes: usize = self.queue.iter().map(Bytes::len).sum();
+        items + bytes + self.joined.capacity()
+    }
+
     /// Takes the frames that have come, up to about `limit` bytes.
     fn gather(
         &mut self,
@@ -114,7 +122,7 @@ impl Down {
         Ok(())
     }
 
-    fn push(&mut self, frame: Bytes) {
+    pub(super) fn push(&mut self, frame: Bytes) {
         self.queued += frame.len();
         if frame.len() < SMALL {
             // A first small frame is mostly the only one, and is written at once.
