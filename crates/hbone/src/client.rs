@@ -98,6 +98,9 @@ impl Connection {
         request: &ConnectRequest,
         slot: Slot,
     ) -> Result<Tunnel, ConnectError> {
+        if self.slots.is_closed() {
+            return Err(ConnectError::Closed(None));
+        }
         let head = request
             .to_http()
             .expect("an authority and typed headers make a valid request");

@@ -110,6 +110,7 @@ struct Attempt<E> {
 }
 
 /// A stream's place on a connection.
+#[must_use = "a lease holds a stream's place until it is used"]
 pub struct Lease {
     connection: Connection,
     slot: Slot,
@@ -344,6 +345,3 @@ impl<K: Eq + Hash, E> Drop for Connecting<'_, K, E> {
         self.attempt.ended.notify_waiters();
     }
 }
-
-#[cfg(test)]
-mod tests;

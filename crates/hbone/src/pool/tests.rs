@@ -1,1 +1,0 @@
-//! Pools over in-memory connections.
