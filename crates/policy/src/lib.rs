@@ -12,6 +12,9 @@ mod evaluate;
 mod matching;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use evaluate::{evaluate, explain};
 pub use matching::Connection;
 pub use verdict::{
