@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    ConnectError, ConnectRequest, Error, Settings, Tunnel, keepalive::Keepalive, paced::Paced,
-    request,
+    ConnectError, ConnectRequest, Error, Settings, Tunnel, held::Window, keepalive::Keepalive,
+    paced::Paced, request,
 };
 
 mod slots;
@@ -53,6 +53,7 @@ where
     };
     let driver = Driver {
         connection,
+        window: Window::new(settings.connection_window, settings.held_limit),
         keepalive: Keepalive::new(pings, settings),
         slots,
     };
@@ -117,7 +118,8 @@ impl Connection {
                 baggage: baggage.map(Box::new),
             });
         }
-        Ok(Tunnel::new(stream, body, Some(slot), baggage))
+        let held = Arc::clone(self.slots.held());
+        Ok(Tunnel::new(stream, body, held, Some(slot), baggage))
     }
 
     /// Whether it takes no more streams: it ended, or the peer sent GOAWAY.
@@ -158,6 +160,7 @@ impl Connection {
 pub struct Driver<IO: AsyncRead + AsyncWrite + Unpin> {
     connection: h2::client::Connection<Paced<IO>, Bytes>,
     keepalive: Keepalive,
+    window: Window,
     slots: Arc<Slots>,
 }
 
@@ -168,6 +171,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Driver<IO> {
         let this = self.get_mut();
         if this.slots.poll_close_asked(cx).is_ready() {
             return Poll::Ready(Ok(()));
+        }
+        if let Some(size) = this.window.update(this.slots.held(), cx) {
+            this.connection.set_target_window_size(size);
         }
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
             return Poll::Ready(result.map_err(Error::Connection));

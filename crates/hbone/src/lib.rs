@@ -9,6 +9,7 @@ mod buffer;
 pub mod client;
 mod error;
 mod headers;
+mod held;
 mod keepalive;
 mod paced;
 pub mod pool;

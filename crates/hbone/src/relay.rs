@@ -124,7 +124,9 @@ impl<S: Socket> Relay<'_, S> {
             ..
         } = self;
         // Downwards first: what came in may have freed what upwards waits for.
-        if let Poll::Ready(Err(end)) = down.poll(cx, &mut tunnel.recv, socket, traffic) {
+        let progress = down.poll(cx, &mut tunnel.recv, socket, traffic);
+        down.account(&tunnel.held);
+        if let Poll::Ready(Err(end)) = progress {
             return Poll::Ready(end);
         }
         if let Poll::Ready(Err(end)) = up.poll(cx, &mut tunnel.send, socket, traffic) {
@@ -176,6 +178,7 @@ impl<S: Socket> Future for Relay<'_, S> {
 
 impl<S: Socket> Drop for Relay<'_, S> {
     fn drop(&mut self) {
+        self.down.forget(&self.tunnel.held);
         if !self.ended {
             self.reset_both();
         }

@@ -5,6 +5,7 @@
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,13 +18,19 @@ use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    Baggage, ConnectRequest, Error, Settings, Tunnel, keepalive::Keepalive, paced::Paced, request,
+    Baggage, ConnectRequest, Error, Settings, Tunnel,
+    held::{Held, Window},
+    keepalive::Keepalive,
+    paced::Paced,
+    request,
 };
 
 /// A peer's connection.
 pub struct Server<IO: AsyncRead + AsyncWrite + Unpin> {
     connection: h2::server::Connection<Paced<IO>, Bytes>,
     keepalive: Keepalive,
+    window: Window,
+    held: Arc<Held>,
     over: bool,
 }
 
@@ -45,6 +52,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
         Ok(Self {
             connection,
             keepalive: Keepalive::new(pings, settings),
+            window: Window::new(settings.connection_window, settings.held_limit),
+            held: Arc::default(),
             over: false,
         })
     }
@@ -61,6 +70,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
         if self.over {
             return Poll::Ready(None);
         }
+        if let Some(size) = self.window.update(&self.held, cx) {
+            self.connection.set_target_window_size(size);
+        }
         match self.connection.poll_accept(cx) {
             Poll::Ready(None) => {
                 self.over = true;
@@ -71,7 +83,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
                 return Poll::Ready(Some(Err(Error::Connection(error))));
             }
             Poll::Ready(Some(Ok((request, respond)))) => {
-                return Poll::Ready(Some(Incoming::parse(request, respond)));
+                return Poll::Ready(Some(Incoming::parse(request, respond, &self.held)));
             }
             Poll::Pending => {}
         }
@@ -103,12 +115,14 @@ pub struct Incoming {
     request: ConnectRequest,
     respond: SendResponse<Bytes>,
     body: RecvStream,
+    held: Arc<Held>,
 }
 
 impl Incoming {
     fn parse(
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
+        held: &Arc<Held>,
     ) -> Result<Self, Error> {
         let (head, body) = request.into_parts();
         match ConnectRequest::from_http(&head) {
@@ -116,6 +130,7 @@ impl Incoming {
                 request,
                 respond,
                 body,
+                held: Arc::clone(held),
             }),
             Err(error) => {
                 answer(&mut respond, StatusCode::BAD_REQUEST);
@@ -145,7 +160,7 @@ impl Incoming {
             .respond
             .send_response(response, false)
             .map_err(Error::Connection)?;
-        Ok(Tunnel::new(send, self.body, None, None))
+        Ok(Tunnel::new(send, self.body, self.held, None, None))
     }
 
     /// Answers with a failure: 400, 401 or 503 by the contract.

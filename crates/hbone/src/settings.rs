@@ -10,6 +10,9 @@ pub struct Settings {
     pub stream_window: u32,
     /// Bytes a peer may send on all streams together.
     pub connection_window: u32,
+    /// Bytes the connection's window may grow by while readers are stuck, so that these do not
+    /// stall the other streams.
+    pub held_limit: usize,
     /// The largest frame this end accepts.
     pub max_frame_size: u32,
     /// Client: streams opened on one connection. Server: streams a peer may open.
@@ -42,6 +45,7 @@ impl Settings {
         Self {
             stream_window: 4 << 20,
             connection_window: 16 << 20,
+            held_limit: 64 << 20,
             max_frame_size: 1 << 20,
             max_streams: 100,
             max_header_list: 16 << 10,

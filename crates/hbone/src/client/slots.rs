@@ -8,9 +8,12 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+use crate::held::Held;
+
 pub(crate) struct Slots {
     state: Mutex<State>,
     changed: Notify,
+    held: Arc<Held>,
 }
 
 struct State {
@@ -38,6 +41,7 @@ impl Slots {
                 driver: None,
             }),
             changed: Notify::new(),
+            held: Arc::default(),
         }
     }
 
@@ -48,6 +52,11 @@ impl Slots {
     pub(crate) fn take(slots: &Arc<Self>) -> Slot {
         slots.state().active += 1;
         Slot(Arc::clone(slots))
+    }
+
+    /// What the connection's stuck readers hold.
+    pub(crate) fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     pub(crate) fn active(&self) -> usize {

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::RecvStream;
 
 use super::{RelayEnd, Socket, Traffic};
+use crate::held::Held;
 
 /// Bytes gathered before they are written.
 const GATHER: usize = 256 << 10;
@@ -35,6 +36,8 @@ pub(super) struct Down {
     /// Small frames, which follow those in the queue.
     joined: BytesMut,
     queued: usize,
+    /// What of it the connection knows.
+    accounted: usize,
     phase: Phase,
 }
 
@@ -94,6 +97,19 @@ impl Down {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Tells the connection what waits here. While all is written at once there is nothing to
+    /// tell.
+    pub(super) fn account(&mut self, held: &Held) {
+        held.replace(self.accounted, self.queued);
+        self.accounted = self.queued;
+    }
+
+    /// Tells the connection that nothing waits here any more.
+    pub(super) fn forget(&mut self, held: &Held) {
+        held.replace(self.accounted, 0);
+        self.accounted = 0;
     }
 
     /// Bytes of memory that hold the queue, were every frame in it full of its own.

@@ -302,6 +302,32 @@ async fn a_stuck_reader_holds_a_bounded_amount_and_stalls_no_other() {
     .await;
 }
 
+/// Ten streams of 4 MiB each are more than the connection's 16 MiB.
+#[tokio::test(start_paused = true)]
+async fn many_stuck_readers_do_not_use_up_the_window_of_the_others() {
+    local(async {
+        let mut ends = ends().await;
+        let mut stuck = Vec::new();
+        for _ in 0..10 {
+            let (near, mut app) = duplex(64 << 10);
+            let (far, peer) = duplex(64 << 10);
+            let joined = ends.joined(near, far).await;
+            fill(&mut app).await;
+            stuck.push((joined, app, peer));
+        }
+        let (near, mut app) = duplex(64 << 10);
+        let (far, mut peer) = duplex(64 << 10);
+        let _lively = ends.joined(near, far).await;
+        let sent = pattern(5 << 20);
+        let mut heard = vec![0; sent.len()];
+        let (written, read) = tokio::join!(app.write_all(&sent), peer.read_exact(&mut heard));
+        written.expect("writes");
+        read.expect("reads");
+        assert!(heard == sent);
+    })
+    .await;
+}
+
 /// The window of the whole connection is not held by streams that have nothing to send.
 #[tokio::test(start_paused = true)]
 async fn idle_streams_leave_the_window_to_busy_ones() {
@@ -335,7 +361,7 @@ async fn idle_streams_leave_the_window_to_busy_ones() {
 /// A sender other than ours, which makes a frame of every byte.
 #[tokio::test(start_paused = true)]
 async fn many_one_byte_frames_to_a_stuck_reader_leave_the_tunnel_alive() {
-    const FRAMES: usize = 300_000;
+    const FRAMES: usize = 500_000;
     local(async {
         let (near, far) = duplex(1 << 20);
         let mut tasks = JoinSet::new();
