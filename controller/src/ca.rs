@@ -5,4 +5,5 @@
 
 pub(crate) mod authorize;
 pub(crate) mod limit;
+pub(crate) mod service;
 pub mod token;

@@ -6,6 +6,9 @@
 
 pub mod ca;
 pub mod compile;
+pub mod config;
+pub mod daemon;
 pub(crate) mod enrolments;
+pub mod serve;
 pub(crate) mod store;
 pub mod watch;

@@ -88,68 +88,71 @@ pub(crate) fn selects_workload(policy: &AuthorizationPolicy, labels: &Labels) ->
 
 /// Converts a policy.
 pub(crate) fn convert(settings: &Settings, policy: &AuthorizationPolicy) -> Conversion {
-    if policy.target == Target::Waypoint {
-        return Conversion {
-            policy: None,
-            notes: vec![Note::LeftToWaypoint],
-        };
-    }
     let mut notes = Vec::new();
-    let (action, rules) = match &policy.body {
-        Body::Unreadable(why) => {
+    let compiled = match (policy.target, &policy.body) {
+        (Target::Waypoint, _) => {
+            notes.push(Note::LeftToWaypoint);
+            None
+        }
+        (Target::Workloads, Body::Unreadable(why)) => {
+            let why = why.clone();
             notes.push(Note::DeniesUnread {
                 why: why.to_string(),
             });
-            (model::Action::Deny, Rules::Malformed(why.clone()))
+            Some((model::Action::Deny, Rules::Malformed(why)))
         }
-        Body::Readable { action, rules } => {
-            let namespace = &policy.name.namespace;
-            let (action, on_layer_seven) = match action {
-                Action::Allow => (model::Action::Allow, OnLayerSeven::DropRule),
-                Action::Deny => (model::Action::Deny, OnLayerSeven::Ignore),
-                Action::Custom => {
-                    notes.push(Note::CustomDenies);
-                    (model::Action::Deny, OnLayerSeven::Ignore)
-                }
-                Action::Audit => {
-                    return Conversion {
-                        policy: None,
-                        notes: vec![Note::AuditIgnored],
-                    };
-                }
-            };
-            let mut converted = Vec::new();
-            for (at, rule) in rules.iter().enumerate() {
-                match (uses_layer_seven(rule), on_layer_seven) {
-                    (LayerSeven::Absent, _) => {}
-                    (LayerSeven::Present, OnLayerSeven::DropRule) => {
-                        notes.push(Note::RuleDropped { rule: at });
-                        continue;
-                    }
-                    (LayerSeven::Present, OnLayerSeven::Ignore) => {
-                        notes.push(Note::RuleWidened { rule: at });
-                    }
-                }
-                converted.push(layer_four(namespace, rule));
-            }
-            (action, Rules::Valid(converted))
+        (Target::Workloads, Body::Readable { action, rules }) => {
+            compile(&policy.name.namespace, *action, rules, &mut notes)
         }
     };
     let is_root = policy.name.namespace == settings.root_namespace;
-    Conversion {
-        policy: Some(Authorization {
-            key: key(&policy.name),
-            scope: match (policy.selector.is_empty(), is_root) {
-                (false, _) => Scope::WorkloadSelector,
-                (true, true) => Scope::Global,
-                (true, false) => Scope::Namespace,
-            },
-            action,
-            dry_run: policy.enforcement == Enforcement::DryRun,
-            rules,
-        }),
-        notes,
+    let policy = compiled.map(|(action, rules)| Authorization {
+        key: key(&policy.name),
+        scope: match (policy.selector.is_empty(), is_root) {
+            (false, _) => Scope::WorkloadSelector,
+            (true, true) => Scope::Global,
+            (true, false) => Scope::Namespace,
+        },
+        action,
+        dry_run: policy.enforcement == Enforcement::DryRun,
+        rules,
+    });
+    Conversion { policy, notes }
+}
+
+fn compile(
+    namespace: &str,
+    action: Action,
+    rules: &[Rule],
+    notes: &mut Vec<Note>,
+) -> Option<(model::Action, Rules)> {
+    let (action, on_layer_seven) = match action {
+        Action::Allow => (model::Action::Allow, OnLayerSeven::DropRule),
+        Action::Deny => (model::Action::Deny, OnLayerSeven::Ignore),
+        Action::Custom => {
+            notes.push(Note::CustomDenies);
+            (model::Action::Deny, OnLayerSeven::Ignore)
+        }
+        Action::Audit => {
+            notes.push(Note::AuditIgnored);
+            return None;
+        }
+    };
+    let mut compiled = Vec::new();
+    for (at, rule) in rules.iter().enumerate() {
+        match (uses_layer_seven(rule), on_layer_seven) {
+            (LayerSeven::Absent, _) => {}
+            (LayerSeven::Present, OnLayerSeven::DropRule) => {
+                notes.push(Note::RuleDropped { rule: at });
+                continue;
+            }
+            (LayerSeven::Present, OnLayerSeven::Ignore) => {
+                notes.push(Note::RuleWidened { rule: at });
+            }
+        }
+        compiled.push(layer_four(namespace, rule));
     }
+    Some((action, Rules::Valid(compiled)))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -2,14 +2,13 @@
 //!
 //! Too many is only slow, too few is wrong; the property test of [`super`] finds too few.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use imbl::OrdMap;
 use model::ServiceKey;
 
 use super::{Settings, Unit, service, waypoint};
 use crate::watch::{
-    Object, ObjectName, View,
+    Object, View,
     object::{Labels, selects},
     view::in_namespace,
 };
@@ -53,13 +52,11 @@ pub(crate) fn units(
         }
         Object::ServiceEntry(entry) => {
             for host in &entry.hosts {
-                reach.host(
-                    &ServiceKey {
-                        namespace: entry.name.namespace.clone(),
-                        hostname: host.clone(),
-                    },
-                    reached,
-                );
+                let key = ServiceKey {
+                    namespace: entry.name.namespace.clone(),
+                    hostname: host.clone(),
+                };
+                reach.host(&key, reached);
             }
             reached.insert(Unit::EntryEndpoints(entry.name.clone()));
             if !entry.selector.is_empty() {
@@ -68,24 +65,22 @@ pub(crate) fn units(
         }
         Object::AuthorizationPolicy(policy) => {
             reached.insert(Unit::Authorization(policy.name.clone()));
-            if policy.selector.is_empty() {
-                // It follows from the scope, so that pods and policies change apart.
-            } else if policy.name.namespace == settings.root_namespace {
-                reach.all_selected(&policy.selector, reached);
-            } else {
-                reach.selected(&policy.name.namespace, &policy.selector, reached);
+            // Without a selector it follows from its scope, so that pods and policies change apart.
+            if !policy.selector.is_empty() {
+                reach.selected_by_policy(&policy.name.namespace, &policy.selector, reached);
             }
         }
         Object::PeerAuthentication(policy) => {
             let namespace = &policy.name.namespace;
             if *namespace == settings.root_namespace {
-                reach.peers(&view.peer_authentications, reached);
-                reach.all_selected(&policy.selector, reached);
+                let names = view.peer_authentications.keys().cloned();
+                reached.extend(names.map(Unit::PeerAuthentication));
             } else {
-                reach.peers_in(namespace, reached);
+                let held = in_namespace(&view.peer_authentications, namespace);
+                reached.extend(held.map(|(name, _)| Unit::PeerAuthentication(name.clone())));
                 reached.insert(Unit::PeerAuthentication(policy.name.clone()));
-                reach.selected(namespace, &policy.selector, reached);
             }
+            reach.selected_by_policy(namespace, &policy.selector, reached);
         }
     }
 }
@@ -142,6 +137,19 @@ impl Reach<'_> {
         }
     }
 
+    fn selected_by_policy(
+        &self,
+        namespace: &Arc<str>,
+        selector: &Labels,
+        reached: &mut BTreeSet<Unit>,
+    ) {
+        if *namespace == self.settings.root_namespace {
+            self.all_selected(selector, reached);
+        } else {
+            self.selected(namespace, selector, reached);
+        }
+    }
+
     fn all_selected(&self, selector: &Labels, reached: &mut BTreeSet<Unit>) {
         let pods = self.view.pods.values();
         let pods = pods.filter(|pod| selects(selector, &pod.labels));
@@ -151,15 +159,5 @@ impl Reach<'_> {
         reached.extend(entries.map(|entry| Unit::WorkloadEntry(entry.name.clone())));
         let entries = self.view.service_entries.keys();
         reached.extend(entries.map(|name| Unit::EntryEndpoints(name.clone())));
-    }
-
-    fn peers<T: Clone>(&self, peers: &OrdMap<ObjectName, T>, reached: &mut BTreeSet<Unit>) {
-        let names = peers.keys().cloned();
-        reached.extend(names.map(Unit::PeerAuthentication));
-    }
-
-    fn peers_in(&self, namespace: &str, reached: &mut BTreeSet<Unit>) {
-        let peers = in_namespace(&self.view.peer_authentications, namespace);
-        reached.extend(peers.map(|(name, _)| Unit::PeerAuthentication(name.clone())));
     }
 }

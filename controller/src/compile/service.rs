@@ -114,9 +114,9 @@ pub(crate) fn load_balancing(
         (InternalTraffic::Cluster, Some(distribution)) => (
             LoadBalancingMode::Failover,
             match distribution {
-                Distribution::PreferSameNetwork => &[Network],
-                Distribution::PreferSameZone => &[Network, Region, Zone],
-                Distribution::PreferSameNode => &[Network, Region, Zone, Subzone, Node],
+                Distribution::SameNetwork => &[Network],
+                Distribution::SameZone => &[Network, Region, Zone],
+                Distribution::SameNode => &[Network, Region, Zone, Subzone, Node],
             },
         ),
         (InternalTraffic::Cluster, None) => (LoadBalancingMode::Any, &[]),

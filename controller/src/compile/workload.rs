@@ -56,6 +56,7 @@ pub(crate) fn of_pod(settings: &Settings, view: &View, pod: &Pod) -> Option<Work
         Readiness::Unready => Health::Unhealthy,
     };
     workload.tunnel_protocol = tunnel_protocol(view, pod);
+    workload.native_tunnel = speaks_tunnel(&pod.labels);
     let target = |port: &Port| match &port.target {
         Target::Number(number) => Some(*number),
         Target::Name(name) => pod.named_ports.get(name).copied(),
@@ -69,7 +70,7 @@ pub(crate) fn of_pod(settings: &Settings, view: &View, pod: &Pod) -> Option<Work
 /// HBONE follows from what is, never from what is wanted alone: a node captured the pod, or the
 /// pod says that it takes the tunnel itself.
 fn tunnel_protocol(view: &View, pod: &Pod) -> TunnelProtocol {
-    if pod.labels.get(NATIVE_TUNNEL).is_some_and(|it| it == "http") {
+    if speaks_tunnel(&pod.labels) {
         return TunnelProtocol::Hbone;
     }
     if pod.network == PodNetwork::Host || pod.annotations.contains_key(SIDECAR) {
@@ -89,6 +90,10 @@ fn tunnel_protocol(view: &View, pod: &Pod) -> TunnelProtocol {
     } else {
         TunnelProtocol::None
     }
+}
+
+fn speaks_tunnel(labels: &Labels) -> bool {
+    labels.get(NATIVE_TUNNEL).is_some_and(|it| it == "http")
 }
 
 /// Whether labels ask for the mesh: the pod's own before its namespace's.
@@ -114,9 +119,9 @@ pub(crate) fn of_entry(settings: &Settings, view: &View, object: &WorkloadEntry)
     let endpoint = &object.endpoint;
     reach_endpoint(settings, &mut workload, endpoint);
     name_canonically(&mut workload, &object.labels, name);
-    let native = object.labels.get(NATIVE_TUNNEL);
-    if native.is_some_and(|tunnel| tunnel == "http") {
+    if speaks_tunnel(&object.labels) {
         workload.tunnel_protocol = TunnelProtocol::Hbone;
+        workload.native_tunnel = true;
     }
     let target = |port: &Port| match &port.target {
         Target::Name(name) => endpoint.ports.get(name).copied(),

@@ -95,12 +95,12 @@ pub struct Port {
     pub app_protocol: AppProtocol,
 }
 
-/// How near an endpoint must be.
+/// How near an endpoint should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distribution {
-    PreferSameNetwork,
-    PreferSameZone,
-    PreferSameNode,
+    SameNetwork,
+    SameZone,
+    SameNode,
 }
 
 /// A Service with a selector or a cluster address (ExternalName ones are not held).
@@ -317,9 +317,9 @@ impl Distribution {
     /// Unknown words prefer nothing, as Kubernetes documents for values of later versions.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
-            "PreferClose" | "PreferSameZone" => Some(Self::PreferSameZone),
-            "PreferSameNode" => Some(Self::PreferSameNode),
-            "PreferSameNetwork" => Some(Self::PreferSameNetwork),
+            "PreferClose" | "PreferSameZone" => Some(Self::SameZone),
+            "PreferSameNode" => Some(Self::SameNode),
+            "PreferSameNetwork" => Some(Self::SameNetwork),
             _ => None,
         }
     }
@@ -376,6 +376,8 @@ pub(crate) fn app_protocol(word: &str) -> AppProtocol {
         "http" | "http1" => AppProtocol::Http11,
         "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
         "grpc" => AppProtocol::Grpc,
+        "tcp" => AppProtocol::Tcp,
+        "tls" | "https" => AppProtocol::Tls,
         _ => AppProtocol::Unknown,
     }
 }

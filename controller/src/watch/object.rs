@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Labels, and the pairs a selector asks for.
-pub type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Whether labels hold every pair of a selector.
 pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {

@@ -3,14 +3,25 @@
 use std::{error::Error, time::Duration};
 
 use model::SpiffeId;
-use rustls_pki_types::pem;
 
-use crate::{LeafError, RootsError};
+use crate::{CertificateInfo, LeafError, RootsError, pem};
 
 /// The authority's answer: leaf, intermediates, and last the roots (one text, maybe several).
 #[derive(Debug, Clone)]
 pub struct IssuedChain {
     pub certificates_pem: Vec<String>,
+}
+
+impl IssuedChain {
+    /// What the leaf says of itself, for logs.
+    pub fn leaf_info(&self) -> Result<CertificateInfo, IssuedError> {
+        let count = self.certificates_pem.len();
+        let incomplete = || IssuedError::Incomplete { count };
+        let text = self.certificates_pem.first().ok_or_else(incomplete)?;
+        let leaf = pem::certificates(text).map_err(IssuedError::Pem)?;
+        let leaf = leaf.first().ok_or_else(incomplete)?;
+        Ok(CertificateInfo::parse(leaf)?)
+    }
 }
 
 /// Why the authority gave no certificate.
@@ -38,7 +49,7 @@ pub enum IssuedError {
     #[error("the answer has {count} elements, and needs a leaf and roots")]
     Incomplete { count: usize },
     #[error("the answer is not PEM")]
-    Pem(#[source] pem::Error),
+    Pem(#[source] rustls_pki_types::pem::Error),
     #[error("the roots of the answer are bad")]
     Roots(#[from] RootsError),
     #[error("the issued certificate names no workload")]

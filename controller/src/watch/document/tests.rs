@@ -50,51 +50,53 @@ fn a_fault_counts_lines_from_the_top_of_the_file() {
     );
 }
 
+const MEANINGLESS: &[(&str, &str)] = &[
+    ("  action: MAYBE\n", "unknown variant `MAYBE`"),
+    (
+        "  rules: [{to: [{operation: {ports: [\"0\"]}}]}]\n",
+        "is not a port",
+    ),
+    (
+        "  rules: [{to: [{operation: {ports: [\"http\"]}}]}]\n",
+        "is not a port",
+    ),
+    ("  rules: [{from: []}]\n", "from is empty"),
+    ("  rules: [{from: [{source: {}}]}]\n", "source is empty"),
+    ("  rules: [{to: [{operation: {}}]}]\n", "operation is empty"),
+    (
+        "  rules: [{when: [{key: source.prinicpal, values: [a]}]}]\n",
+        "is unknown",
+    ),
+    (
+        "  rules: [{when: [{key: source.ip}]}]\n",
+        "neither values nor notValues",
+    ),
+    (
+        "  rules: [{when: [{key: source.ip, values: [ten]}]}]\n",
+        "neither an IP address",
+    ),
+    (
+        "  rules: [{from: [{source: {principals: [\"\"]}}]}]\n",
+        "is empty",
+    ),
+    (
+        "  rules: [{from: [{source: {principals: [\"a*b\"]}}]}]\n",
+        "first or last",
+    ),
+    (
+        "  rules: [{from: [{source: {serviceAccounts: [\"a/b/c\"]}}]}]\n",
+        "service account",
+    ),
+    ("  selectr: {}\n", "unknown field `selectr`"),
+    (
+        "  selector: {matchLabels: {app: a}}\n  targetRefs: [{kind: Gateway, name: w}]\n",
+        "not both",
+    ),
+];
+
 #[test]
 fn values_that_cannot_mean_anything_are_refused() {
-    for (spec, words) in [
-        ("  action: MAYBE\n", "unknown variant `MAYBE`"),
-        (
-            "  rules: [{to: [{operation: {ports: [\"0\"]}}]}]\n",
-            "is not a port",
-        ),
-        (
-            "  rules: [{to: [{operation: {ports: [\"http\"]}}]}]\n",
-            "is not a port",
-        ),
-        ("  rules: [{from: []}]\n", "from is empty"),
-        ("  rules: [{from: [{source: {}}]}]\n", "source is empty"),
-        ("  rules: [{to: [{operation: {}}]}]\n", "operation is empty"),
-        (
-            "  rules: [{when: [{key: source.prinicpal, values: [a]}]}]\n",
-            "is unknown",
-        ),
-        (
-            "  rules: [{when: [{key: source.ip}]}]\n",
-            "neither values nor notValues",
-        ),
-        (
-            "  rules: [{when: [{key: source.ip, values: [ten]}]}]\n",
-            "neither an IP address",
-        ),
-        (
-            "  rules: [{from: [{source: {principals: [\"\"]}}]}]\n",
-            "is empty",
-        ),
-        (
-            "  rules: [{from: [{source: {principals: [\"a*b\"]}}]}]\n",
-            "first or last",
-        ),
-        (
-            "  rules: [{from: [{source: {serviceAccounts: [\"a/b/c\"]}}]}]\n",
-            "service account",
-        ),
-        ("  selectr: {}\n", "unknown field `selectr`"),
-        (
-            "  selector: {matchLabels: {app: a}}\n  targetRefs: [{kind: Gateway, name: w}]\n",
-            "not both",
-        ),
-    ] {
+    for (spec, words) in MEANINGLESS {
         let documents = read_text(&policy(spec));
         let [
             Document {
@@ -110,7 +112,10 @@ fn values_that_cannot_mean_anything_are_refused() {
         else {
             panic!("{spec:?} was accepted: {documents:?}");
         };
-        assert!(fault.to_string().contains(words), "{fault} lacks {words:?}");
+        assert!(
+            fault.to_string().contains(*words),
+            "{fault} lacks {words:?}"
+        );
         assert_eq!(
             key.as_ref().unwrap().to_string(),
             "AuthorizationPolicy shop/only-web"
