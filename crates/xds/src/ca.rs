@@ -3,6 +3,9 @@
 //! Carries requests and answers only: keys, chains and their verification are `identity`'s, and
 //! whether the caller may have that identity is the controller's to decide.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use model::{SpiffeError, SpiffeId};

@@ -21,6 +21,5 @@ pub use resource::{DecodeError, Decoded, decode, encode, name};
 pub struct FieldError {
     /// The field, with the indices of lists: `rules[0].clauses[1].matches[0].source_ips[2]`.
     pub path: String,
-    #[source]
     pub problem: Problem,
 }

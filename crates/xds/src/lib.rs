@@ -12,6 +12,8 @@ pub mod convert;
 pub mod proto;
 mod resource_type;
 pub mod server;
+#[cfg(test)]
+mod testing;
 
 pub use channel::credentials;
 pub use resource_type::ResourceType;

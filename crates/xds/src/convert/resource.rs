@@ -13,12 +13,11 @@ use crate::{
     proto::{security, workload},
 };
 
-/// Why a resource was refused; [`DecodeError::name`] is its name.
+/// Why a resource was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {fault}")]
 pub struct DecodeError {
     pub name: String,
-    #[source]
     pub fault: Fault,
 }
 

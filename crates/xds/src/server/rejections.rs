@@ -76,19 +76,32 @@ impl Rejections {
     }
 
     /// Forgets refusals of resources that are sent anew or removed. Returns whether any was held.
-    pub(super) fn forget<'name>(
+    pub(super) fn sent<'name>(
         &mut self,
         stream: u64,
         kind: ResourceType,
         names: impl Iterator<Item = &'name str>,
     ) -> bool {
+        self.forget(stream, names.map(|name| (kind, Some(name.to_owned()))))
+    }
+
+    /// Forgets a refusal that named no resource, once the client takes a later push of the type:
+    /// there is no better sign.
+    pub(super) fn accepted(&mut self, stream: u64, kind: ResourceType) -> bool {
+        self.forget(stream, [(kind, None)].into_iter())
+    }
+
+    fn forget(
+        &mut self,
+        stream: u64,
+        keys: impl Iterator<Item = (ResourceType, Option<String>)>,
+    ) -> bool {
         let Some(held) = self.0.get_mut(&stream) else {
             return false;
         };
         let before = held.len();
-        held.remove(&(kind, None));
-        for name in names {
-            held.remove(&(kind, Some(name.to_owned())));
+        for key in keys {
+            held.remove(&key);
         }
         let changed = held.len() != before;
         if held.is_empty() {

@@ -135,15 +135,7 @@ impl Session {
             }
             return;
         };
-        if let Some(status) = &request.error_detail {
-            warn!(
-                caller = %self.caller.0, node = self.node, kind = ?kind, nonce = request.response_nonce,
-                reason = status.message, "client refused configuration"
-            );
-            self.shared.rejections.send_modify(|rejections| {
-                rejections.record(self.stream, &self.caller, &self.node, kind, status);
-            });
-        }
+        self.note_answer(kind, &request);
         let subscription = match kind {
             ResourceType::Authorization => &mut self.authorizations,
             ResourceType::Address => &mut self.addresses,
@@ -157,6 +149,23 @@ impl Session {
                 );
                 *subscription = Some(Subscription::open(request));
             }
+        }
+    }
+
+    /// Keeps a refusal; an acknowledgement ends one.
+    fn note_answer(&self, kind: ResourceType, request: &DeltaDiscoveryRequest) {
+        let rejections = &self.shared.rejections;
+        if let Some(status) = &request.error_detail {
+            warn!(
+                caller = %self.caller.0, node = self.node, kind = ?kind,
+                nonce = request.response_nonce, reason = status.message,
+                "client refused configuration"
+            );
+            rejections.send_modify(|rejections| {
+                rejections.record(self.stream, &self.caller, &self.node, kind, status);
+            });
+        } else if !request.response_nonce.is_empty() {
+            rejections.send_if_modified(|rejections| rejections.accepted(self.stream, kind));
         }
     }
 
@@ -202,7 +211,7 @@ impl Session {
                 .iter()
                 .map(|resource| resource.name.as_str());
             let removed = update.removed.iter().map(String::as_str);
-            rejections.forget(self.stream, kind, sent.chain(removed))
+            rejections.sent(self.stream, kind, sent.chain(removed))
         });
     }
 
