@@ -194,11 +194,13 @@ impl Capture {
 
 /// Tells one copy of `sk_lookup` whose pod it serves.
 pub(crate) fn set_cookie(object: &mut Ebpf, cookie: u64) -> Result<(), MapFault> {
-    let mut slot: Array<MapData, u64> = typed(object, maps::COOKIE)?;
-    slot.set(0, cookie, 0).map_err(|source| MapFault::Write {
-        name: maps::COOKIE,
-        source,
-    })
+    let name = maps::COOKIE;
+    // Borrowed: the program is loaded afterwards and needs the map's descriptor open.
+    let map = object.map_mut(name).ok_or(MapFault::Missing { name })?;
+    let mut slot: Array<_, u64> =
+        Array::try_from(map).map_err(|source| MapFault::Layout { name, source })?;
+    slot.set(0, cookie, 0)
+        .map_err(|source| MapFault::Write { name, source })
 }
 
 fn typed<T>(object: &mut Ebpf, name: &'static str) -> Result<T, MapFault>

@@ -241,7 +241,10 @@ fn replaced(pin: &Path, cgroup: &File, program: impl AsFd) -> Result<bool, Progr
 
 /// Pins a link, taking the place of what was pinned there only once the new one stands.
 fn pin_link(link: FdLink, pin: &Path) -> Result<(), ProgramFault> {
-    let new = pin.with_extension("new");
+    // A bpf file system takes no dots in names.
+    let mut new = pin.as_os_str().to_owned();
+    new.push("_new");
+    let new = PathBuf::from(new);
     if new.exists() {
         // Left by a daemon that died between the two steps.
         fs::remove_file(&new).map_err(|source| ProgramFault::Replace {

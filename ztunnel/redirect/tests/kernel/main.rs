@@ -1,0 +1,9 @@
+//! The real kernel: pods as network namespaces, hooks on a cgroup of the test's own.
+//!
+//! Run with `cargo test -p redirect -- --ignored`, as root, after `cargo xtask ebpf`.
+
+mod capture;
+mod failure;
+mod lifecycle;
+mod probes;
+mod world;
