@@ -7,6 +7,9 @@
 mod files;
 mod mint;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     path::{Path, PathBuf},

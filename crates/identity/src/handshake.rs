@@ -4,6 +4,9 @@
 //! safe at every point. On failure the stream is dropped, so the caller's socket option decides
 //! between FIN and RST.
 
+#[cfg(test)]
+mod tests;
+
 use std::{error::Error, io, net::Ipv4Addr, time::SystemTime};
 
 use model::SpiffeId;

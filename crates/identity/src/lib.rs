@@ -22,6 +22,11 @@ mod verify;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+#[cfg(test)]
+mod forge;
+#[cfg(test)]
+mod garbage;
+
 pub use authority::{Authority, AuthorityError, RootInfo, RootNumber, SignError};
 pub use certificate::WorkloadCertificate;
 pub use clock::Clock;

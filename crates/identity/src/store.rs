@@ -6,6 +6,9 @@
 
 mod keeper;
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
