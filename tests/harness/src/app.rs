@@ -139,6 +139,10 @@ impl App {
         self.call(Command::StopServing { port }).map(drop)
     }
 
+    pub fn relay(&self, port: u16, to: u16) -> Result<()> {
+        self.call(Command::Relay { port, to }).map(drop)
+    }
+
     pub fn seen(&self, port: u16) -> Result<Vec<Seen>> {
         expect_reply!(self.call(Command::Seen { port }), Seen)
     }

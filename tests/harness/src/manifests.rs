@@ -160,6 +160,16 @@ spec:
 
     /// An AuthorizationPolicy that lets only these service accounts reach an app of `shop`.
     pub fn allow_only(&self, name: &str, app: &str, accounts: &[&str]) -> Result<()> {
+        let selector = format!("  selector:\n    matchLabels:\n      app: {app}\n");
+        self.allow(name, &selector, accounts)
+    }
+
+    /// An AuthorizationPolicy that lets only these service accounts reach anything in `shop`.
+    pub fn allow_only_in_shop(&self, name: &str, accounts: &[&str]) -> Result<()> {
+        self.allow(name, "", accounts)
+    }
+
+    fn allow(&self, name: &str, selector: &str, accounts: &[&str]) -> Result<()> {
         let principals: String = accounts
             .iter()
             .map(|account| format!("              - cluster.local/ns/shop/sa/{account}\n"))
@@ -171,10 +181,7 @@ metadata:
   name: {name}
   namespace: shop
 spec:
-  selector:
-    matchLabels:
-      app: {app}
-  action: ALLOW
+{selector}  action: ALLOW
   rules:
     - from:
         - source:

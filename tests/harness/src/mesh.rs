@@ -53,6 +53,8 @@ pub struct MeshOptions {
     pub binaries: Binaries,
     pub certificate_ttl: Duration,
     pub ztunnel: ZtunnelSettings,
+    /// Further flags of the controller, from its next start on.
+    pub controller_flags: Vec<String>,
     /// Pods that stay outside the mesh although their namespace is in it.
     pub leave_out: Vec<&'static str>,
 }
@@ -70,6 +72,7 @@ impl MeshOptions {
             binaries,
             certificate_ttl: Duration::from_secs(20),
             ztunnel: ZtunnelSettings::default(),
+            controller_flags: Vec::new(),
             leave_out: vec!["late"],
         }
     }

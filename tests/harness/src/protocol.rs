@@ -50,6 +50,11 @@ pub enum Command {
     StopServing {
         port: u16,
     },
+    /// Serves a port by relaying it to another of the same pod.
+    Relay {
+        port: u16,
+        to: u16,
+    },
     /// What the server on the port saw since it started.
     Seen {
         port: u16,

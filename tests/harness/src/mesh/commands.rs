@@ -48,7 +48,7 @@ impl Mesh {
     pub(super) fn controller_arguments(&self) -> Vec<String> {
         let ttl = self.options.certificate_ttl.as_secs();
         let listen = SocketAddr::new(self.control_address(), CONTROL_PORT);
-        flags(&[
+        let mut arguments = flags(&[
             (
                 "--source",
                 format!("dir:{}", self.manifests.folder().display()),
@@ -58,7 +58,9 @@ impl Mesh {
             ("--data-dir", path(&self.controller_data())),
             ("--san", self.control_address().to_string()),
             ("--certificate-ttl", format!("{ttl}s")),
-        ])
+        ]);
+        arguments.extend(self.options.controller_flags.iter().cloned());
+        arguments
     }
 
     pub(super) fn control_admin(&self) -> SocketAddr {

@@ -144,7 +144,7 @@ impl Mesh {
         )
     }
 
-    fn await_ready(&mut self, replica: Replica) -> Result<()> {
+    pub fn await_ready(&mut self, replica: Replica) -> Result<()> {
         let what = format!("node {} to be ready", replica.name());
         wait::until(&what, PATIENCE, || {
             let node = self.node_mut(replica);
@@ -213,22 +213,44 @@ impl Mesh {
 
     /// Waits until every node reaches a pod the given way: `HBONE` or `TCP`.
     pub fn await_protocol(&self, pod: &str, protocol: &str) -> Result<()> {
+        self.await_workload(pod, "protocol", protocol)
+    }
+
+    /// Waits until every node knows this of a pod, as its admin page shows it.
+    pub fn await_workload(&self, pod: &str, field: &str, value: &str) -> Result<()> {
         for replica in Replica::BOTH {
-            let what = format!("node {} to reach {pod} by {protocol}", replica.name());
+            let what = format!("node {} to see {field} {value} of {pod}", replica.name());
             wait::until(&what, PATIENCE, || {
                 let dump = self.config_dump(replica)?;
                 let workloads = dump["workloads"]
                     .as_array()
                     .context("config_dump.workloads")?;
                 let found = workloads.iter().find(|one| one["name"] == pod);
-                Ok(found.filter(|one| one["protocol"] == protocol).map(drop))
+                Ok(found.filter(|one| one[field] == value).map(drop))
             })?;
         }
         Ok(())
     }
 
+    /// Starts a second daemon beside the first, which it returns.
+    pub fn start_successor(&mut self, replica: Replica) -> Result<Daemon> {
+        let second = self.another_ztunnel(replica)?;
+        self.replace_ztunnel(replica, second)
+            .context("a daemon runs")
+    }
+
+    /// Waits until the first of two daemons has handed over, drained and ended.
+    pub fn await_succession(&mut self, replica: Replica, first: Daemon) -> Result<()> {
+        let drained = self.options.ztunnel.drain_deadline + PATIENCE;
+        let status = first
+            .wait(drained)
+            .context("the first daemon did not hand over")?;
+        ensure!(status.success(), "the first daemon ended with {status}");
+        self.await_ready(replica)
+    }
+
     /// Waits until what was enrolled at the start is known everywhere.
-    pub(super) fn await_published(&self) -> Result<()> {
+    pub fn await_published(&self) -> Result<()> {
         for spec in &PODS {
             let enrolled = spec.namespace == "shop" && !self.options.leave_out.contains(&spec.name);
             self.await_protocol(spec.name, if enrolled { "HBONE" } else { "TCP" })?;

@@ -68,7 +68,8 @@ async fn serve(name: String) -> Result<()> {
 
 async fn obey(state: &State, command: Command) -> Reply {
     let outcome = match command {
-        Command::Serve { port, mode } => state.servers.serve(port, mode).await,
+        Command::Serve { port, mode } => state.servers.serve(port, mode),
+        Command::Relay { port, to } => state.servers.relay(port, to),
         Command::StopServing { port } => state.servers.stop(port).await,
         Command::Seen { port } => Ok(state.servers.seen(port)),
         Command::Open { name, to } => state.client.open(name, to).await,

@@ -21,17 +21,22 @@ pub(crate) fn run(listen: SocketAddr, to: SocketAddr) -> Result<()> {
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("listen on {listen}"))?;
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => {
-                    let (client, _) = accepted?;
-                    connections.spawn(relay(client, to));
-                }
-                Some(_) = connections.join_next() => {}
-            }
-        }
+        serve(listener, to).await
     })
+}
+
+/// Relays what the listener accepts.
+pub(crate) async fn serve(listener: TcpListener, to: SocketAddr) -> Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (client, _) = accepted?;
+                connections.spawn(relay(client, to));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
 }
 
 async fn relay(mut client: TcpStream, to: SocketAddr) -> std::io::Result<()> {

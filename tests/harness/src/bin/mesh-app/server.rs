@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::client::pattern;
+use crate::relay;
 use crate::stream::{self, TRANSFER_STEP};
 
 /// A connection may stay idle as long as a test lasts.
@@ -35,13 +36,26 @@ impl Servers {
         }
     }
 
-    pub(crate) async fn serve(&self, port: u16, mode: Mode) -> Result<Reply, Failure> {
+    pub(crate) fn serve(&self, port: u16, mode: Mode) -> Result<Reply, Failure> {
         let listener =
             listen(port).map_err(|error| stream::failure(Stage::Connect, None, &error))?;
         let journal = Journal::default();
         self.journals.borrow_mut().insert(port, Rc::clone(&journal));
         let mut task = JoinSet::new();
         task.spawn_local(accept(listener, mode, Rc::clone(&self.name), journal));
+        self.running.borrow_mut().insert(port, task);
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn relay(&self, port: u16, to: u16) -> Result<Reply, Failure> {
+        let listener =
+            listen(port).map_err(|error| stream::failure(Stage::Connect, None, &error))?;
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to);
+        let mut task = JoinSet::new();
+        task.spawn_local(async move {
+            // An error of the listener ends the relay, and its clients tell.
+            relay::serve(listener, to).await.ok();
+        });
         self.running.borrow_mut().insert(port, task);
         Ok(Reply::Done)
     }
