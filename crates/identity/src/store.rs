@@ -56,7 +56,7 @@ pub enum IdentityError {
     },
     #[error("no certificate for {id} came within {waited:?}")]
     Deadline { id: SpiffeId, waited: Duration },
-    #[error("certificates are no longer kept: the daemon is stopping")]
+    #[error("the certificate is no longer kept: its last pod left, or the daemon is stopping")]
     Stopped,
 }
 
