@@ -188,3 +188,6 @@ fn compile(settings: &Settings, view: &View, unit: &Unit) -> Vec<Resource> {
 fn resource(workload: model::Workload) -> Resource {
     Resource::Workload(Arc::new(workload))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,6 +33,7 @@ use crate::{
         metrics::Signatures,
         pipeline::{Event, Pipeline},
     },
+    store,
     watch::follow::{FollowError, Follower, Listening, follow},
 };
 
@@ -141,7 +141,7 @@ impl Core {
             path: folder.clone(),
             source,
         };
-        create_private(folder).map_err(data_dir)?;
+        store::create_folder(folder).map_err(data_dir)?;
         let authority = Authority::load_or_create(folder, &config.settings.trust_domain)?;
         fs::write(folder.join(ROOT_BUNDLE), authority.bundle_pem()).map_err(data_dir)?;
         let key = TokenKey::load_or_create(folder)?;
@@ -258,9 +258,5 @@ impl Core {
     }
 }
 
-fn create_private(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-}
+#[cfg(test)]
+mod tests;

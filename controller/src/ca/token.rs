@@ -102,6 +102,7 @@ impl TokenKey {
             path: path.clone(),
             source,
         };
+        store::create_folder(folder).map_err(file)?;
         let pair = match store::read(&path).map_err(file)? {
             Some(pem) => rcgen::KeyPair::from_pem(&pem).map_err(|source| TokenKeyError::Pem {
                 path: path.clone(),

@@ -71,16 +71,9 @@ pub(crate) fn units(
             }
         }
         Object::PeerAuthentication(policy) => {
-            let namespace = &policy.name.namespace;
-            if *namespace == settings.root_namespace {
-                let names = view.peer_authentications.keys().cloned();
-                reached.extend(names.map(Unit::PeerAuthentication));
-            } else {
-                let held = in_namespace(&view.peer_authentications, namespace);
-                reached.extend(held.map(|(name, _)| Unit::PeerAuthentication(name.clone())));
-                reached.insert(Unit::PeerAuthentication(policy.name.clone()));
-            }
-            reach.selected_by_policy(namespace, &policy.selector, reached);
+            reached.insert(Unit::PeerAuthentication(policy.name.clone()));
+            reach.heirs(&policy.name.namespace, reached);
+            reach.selected_by_policy(&policy.name.namespace, &policy.selector, reached);
         }
     }
 }
@@ -148,6 +141,14 @@ impl Reach<'_> {
         } else {
             self.selected(namespace, selector, reached);
         }
+    }
+
+    /// PeerAuthentications that inherit from those of this namespace.
+    fn heirs(&self, namespace: &Arc<str>, reached: &mut BTreeSet<Unit>) {
+        let peers = self.view.peer_authentications.keys();
+        let is_root = *namespace == self.settings.root_namespace;
+        let heirs = peers.filter(|name| is_root || name.namespace == *namespace);
+        reached.extend(heirs.cloned().map(Unit::PeerAuthentication));
     }
 
     fn all_selected(&self, selector: &Labels, reached: &mut BTreeSet<Unit>) {

@@ -114,9 +114,9 @@ pub(crate) fn load_balancing(
         (InternalTraffic::Cluster, Some(distribution)) => (
             LoadBalancingMode::Failover,
             match distribution {
-                Distribution::SameNetwork => &[Network],
-                Distribution::SameZone => &[Network, Region, Zone],
-                Distribution::SameNode => &[Network, Region, Zone, Subzone, Node],
+                Distribution::Network => &[Network],
+                Distribution::Zone => &[Network, Region, Zone],
+                Distribution::Node => &[Network, Region, Zone, Subzone, Node],
             },
         ),
         (InternalTraffic::Cluster, None) => (LoadBalancingMode::Any, &[]),

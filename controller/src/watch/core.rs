@@ -95,12 +95,12 @@ pub struct Port {
     pub app_protocol: AppProtocol,
 }
 
-/// How near an endpoint should be.
+/// How near endpoints are preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distribution {
-    SameNetwork,
-    SameZone,
-    SameNode,
+    Network,
+    Zone,
+    Node,
 }
 
 /// A Service with a selector or a cluster address (ExternalName ones are not held).
@@ -317,9 +317,9 @@ impl Distribution {
     /// Unknown words prefer nothing, as Kubernetes documents for values of later versions.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
-            "PreferClose" | "PreferSameZone" => Some(Self::SameZone),
-            "PreferSameNode" => Some(Self::SameNode),
-            "PreferSameNetwork" => Some(Self::SameNetwork),
+            "PreferClose" | "PreferSameZone" => Some(Self::Zone),
+            "PreferSameNode" => Some(Self::Node),
+            "PreferSameNetwork" => Some(Self::Network),
             _ => None,
         }
     }

@@ -359,3 +359,6 @@ fn find_manifests(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -228,3 +228,6 @@ impl Writing {
         self.0.keys().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
