@@ -161,10 +161,9 @@ impl Listener {
             tokio::select! {
                 readable = self.socket.readable(), if self.reading.len() < MOST_CONNECTIONS => {
                     let Ok(mut readable) = readable else { continue };
-                    match readable.try_io(|socket| accept(socket.get_ref())) {
-                        Ok(Ok(peer)) => self.read(peer),
-                        // Out of descriptors, or not a peer we serve: the next may be.
-                        Ok(Err(_)) | Err(_) => {}
+                    // An error is a lack of descriptors, or a peer we do not serve: the next may do.
+                    if let Ok(Ok(peer)) = readable.try_io(|socket| accept(socket.get_ref())) {
+                        self.read(peer);
                     }
                 }
                 Some(read) = self.reading.join_next() => {
@@ -222,6 +221,15 @@ impl Listener {
         }
     }
 
+    /// Removes the file, so that another can listen there; connections go on.
+    pub fn unlink(&self) {
+        // A successor's file at the same path is not ours to remove.
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            // Left behind, it is replaced by the next daemon.
+            fs::remove_file(&self.path).ok();
+        }
+    }
+
     async fn refuse(&mut self, peer: Peer, why: &str) {
         // A peer that is gone needs no answer.
         peer.reply(&Reply::Refused(why.to_owned())).await.ok();
@@ -231,11 +239,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // A successor's file at the same path is not ours to remove.
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
-            // Left behind, it is replaced by the next daemon.
-            fs::remove_file(&self.path).ok();
-        }
+        self.unlink();
     }
 }
 

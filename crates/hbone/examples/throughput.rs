@@ -163,7 +163,7 @@ async fn outbound(
         let (socket, _) = listener.accept().await?;
         let request = ConnectRequest::new(target);
         let tunnel = connection.connect(&request).await.expect("connects");
-        tasks.spawn_local(async move { relay(tunnel, socket, &Traffic::default()).await });
+        tasks.spawn_local(async move { uncounted(tunnel, socket).await });
     }
 }
 
@@ -177,7 +177,16 @@ async fn server(listener: net::TcpListener, target: SocketAddr) -> std::io::Resu
     while let Some(Ok(incoming)) = server.accept().await {
         let socket = net::TcpStream::connect(target).await?;
         let tunnel = incoming.accept(None).expect("answers");
-        tasks.spawn_local(async move { relay(tunnel, socket, &Traffic::default()).await });
+        tasks.spawn_local(async move { uncounted(tunnel, socket).await });
     }
     Ok(())
+}
+
+async fn uncounted(tunnel: hbone::Tunnel, socket: tokio::net::TcpStream) -> hbone::RelayEnd {
+    let (up, down) = Default::default();
+    let traffic = Traffic {
+        to_tunnel: &up,
+        from_tunnel: &down,
+    };
+    relay(tunnel, socket, traffic).await
 }

@@ -258,6 +258,11 @@ impl<K: Eq + Hash + Clone, E> Pool<K, E> {
         });
     }
 
+    /// Lets go of all connections: each ends with its last stream. For an owner that ends.
+    pub fn release(&self) {
+        self.retain(|_, _| false);
+    }
+
     /// Ends the connections, and with them the streams, of the keys that match: their pod is
     /// gone. Attempts under way end when they succeed.
     pub fn close_matching(&self, matches: impl Fn(&K) -> bool) {

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::AtomicU64,
     task::{Context, Poll},
 };
 
@@ -23,25 +23,13 @@ pub use socket::{IntoSocket, Socket, TcpSocket};
 use down::Down;
 use up::Up;
 
-/// Bytes moved so far, readable while they move.
-#[derive(Debug, Default)]
-pub struct Traffic {
+/// Where bytes are counted as they move: the owner's counters, whose direction only it knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Traffic<'a> {
     /// Taken from the socket.
-    pub to_tunnel: AtomicU64,
+    pub to_tunnel: &'a AtomicU64,
     /// Written to the socket.
-    pub from_tunnel: AtomicU64,
-}
-
-impl Traffic {
-    /// Bytes taken from the socket.
-    pub fn sent_to_tunnel(&self) -> u64 {
-        self.to_tunnel.load(Ordering::Relaxed)
-    }
-
-    /// Bytes written to the socket.
-    pub fn received_from_tunnel(&self) -> u64 {
-        self.from_tunnel.load(Ordering::Relaxed)
-    }
+    pub from_tunnel: &'a AtomicU64,
 }
 
 /// The two ends of a relay.
@@ -92,7 +80,7 @@ impl RelayEnd {
 pub fn relay<'a, S: IntoSocket>(
     tunnel: Tunnel,
     socket: S,
-    traffic: &'a Traffic,
+    traffic: Traffic<'a>,
 ) -> impl Future<Output = RelayEnd> + use<'a, S> {
     Relay {
         tunnel,
@@ -107,7 +95,7 @@ pub fn relay<'a, S: IntoSocket>(
 struct Relay<'a, S: Socket> {
     tunnel: Tunnel,
     socket: S,
-    traffic: &'a Traffic,
+    traffic: Traffic<'a>,
     up: Up,
     down: Down,
     ended: bool,
@@ -124,12 +112,12 @@ impl<S: Socket> Relay<'_, S> {
             ..
         } = self;
         // Downwards first: what came in may have freed what upwards waits for.
-        let progress = down.poll(cx, &mut tunnel.recv, socket, traffic);
+        let progress = down.poll(cx, &mut tunnel.recv, socket, *traffic);
         down.account(&tunnel.held);
         if let Poll::Ready(Err(end)) = progress {
             return Poll::Ready(end);
         }
-        if let Poll::Ready(Err(end)) = up.poll(cx, &mut tunnel.send, socket, traffic) {
+        if let Poll::Ready(Err(end)) = up.poll(cx, &mut tunnel.send, socket, *traffic) {
             return Poll::Ready(end);
         }
         if up.is_done() && down.is_done() {

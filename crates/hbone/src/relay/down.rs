@@ -67,7 +67,7 @@ impl Down {
         cx: &mut Context<'_>,
         recv: &mut RecvStream,
         socket: &mut S,
-        traffic: &Traffic,
+        traffic: Traffic<'_>,
     ) -> Poll<Result<(), RelayEnd>> {
         while self.phase != Phase::Done {
             self.gather(cx, recv, GATHER)?;

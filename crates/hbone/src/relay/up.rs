@@ -52,7 +52,7 @@ impl Up {
         cx: &mut Context<'_>,
         send: &mut SendStream<Bytes>,
         socket: &mut S,
-        traffic: &Traffic,
+        traffic: Traffic<'_>,
     ) -> Poll<Result<(), RelayEnd>> {
         let mut sent = 0;
         while self.phase != Phase::Done {

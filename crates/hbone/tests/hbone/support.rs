@@ -139,8 +139,12 @@ pub(crate) fn watch<S: IntoSocket<Socket: 'static> + 'static>(
 ) -> UnboundedReceiver<RelayEnd> {
     let (tell, told) = unbounded_channel();
     tasks.spawn_local(async move {
-        let traffic = Traffic::default();
-        tell.send(relay(tunnel, socket, &traffic).await).ok();
+        let (up, down) = Default::default();
+        let traffic = Traffic {
+            to_tunnel: &up,
+            from_tunnel: &down,
+        };
+        tell.send(relay(tunnel, socket, traffic).await).ok();
     });
     told
 }
