@@ -59,17 +59,14 @@ impl<'a> End<'a> {
 
     fn claimed(claims: &'a Claims) -> Self {
         Self {
-            workload: claims.workload.as_deref().map_or(UNKNOWN, or_unknown),
-            canonical_service: claims.service_name.as_deref().map_or(UNKNOWN, or_unknown),
-            canonical_revision: claims
-                .service_version
-                .as_deref()
-                .map_or(UNKNOWN, or_unknown),
-            namespace: claims.namespace.as_deref().map_or(UNKNOWN, or_unknown),
+            workload: claim(claims.workload.as_deref()),
+            canonical_service: claim(claims.service_name.as_deref()),
+            canonical_revision: claim(claims.service_version.as_deref()),
+            namespace: claim(claims.namespace.as_deref()),
             principal: String::new(),
-            cluster: claims.cluster.as_deref().map_or(UNKNOWN, or_unknown),
-            region: claims.region.as_deref().map_or(UNKNOWN, or_unknown),
-            zone: claims.zone.as_deref().map_or(UNKNOWN, or_unknown),
+            cluster: claim(claims.cluster.as_deref()),
+            region: claim(claims.region.as_deref()),
+            zone: claim(claims.zone.as_deref()),
         }
     }
 
@@ -108,6 +105,14 @@ impl Claims {
 
 fn or_unknown(text: &str) -> &str {
     if text.is_empty() { UNKNOWN } else { text }
+}
+
+/// No Kubernetes name is longer; a peer that claims one has no business in our memory.
+const LONGEST_CLAIM: usize = 253;
+
+fn claim(text: Option<&str>) -> &str {
+    text.filter(|text| text.len() <= LONGEST_CLAIM)
+        .map_or(UNKNOWN, or_unknown)
 }
 
 /// The label set of a flow, as it stands between the braces of the text format.

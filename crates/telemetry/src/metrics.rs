@@ -1,12 +1,12 @@
 //! The metrics that are not about a connection: the control plane, the pods, the process, and
 //! how long things take. Names of the first three are Istio's, the others begin with `ambit_`.
 
+mod families;
+
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use families::{Maker, Pods, Pools, Xds};
+use prometheus::{Histogram, HistogramVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::process;
 
@@ -59,22 +59,12 @@ pub struct PoolGauges {
     pub connecting: usize,
 }
 
-/// From 100 us to 13 s.
-const BUCKETS: [f64; 12] = [
-    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 13.0,
-];
-
 /// Metrics with a setter for each thing that the daemon tells.
 pub struct Metrics {
     registry: Registry,
     build: IntGaugeVec,
-    xds_terminations: IntCounterVec,
-    xds_messages: IntCounterVec,
-    xds_bytes: IntCounterVec,
-    pods: IntGauge,
-    pods_pending: IntGauge,
-    pods_started: IntCounter,
-    pods_stopped: IntCounter,
+    xds: Xds,
+    pods: Pods,
     open_fds: IntGauge,
     max_fds: IntGauge,
     handshakes: HistogramVec,
@@ -95,37 +85,8 @@ impl Metrics {
                 "Version of this daemon.",
                 &["component", "tag"],
             ),
-            xds_terminations: make.counters(
-                "istio_xds_connection_terminations_total",
-                "Connections to the controller that ended.",
-                &["reason"],
-            ),
-            xds_messages: make.counters(
-                "istio_xds_message_total",
-                "Messages received from the controller.",
-                &["url"],
-            ),
-            xds_bytes: make.counters(
-                "istio_xds_message_bytes_total",
-                "Bytes of messages received from the controller.",
-                &["url"],
-            ),
-            pods: make.gauge(
-                "workload_manager_active_proxy_count",
-                "Pods that are served.",
-            ),
-            pods_pending: make.gauge(
-                "workload_manager_pending_proxy_count",
-                "Pods that are enrolled but not served yet.",
-            ),
-            pods_started: make.counter(
-                "workload_manager_proxies_started_total",
-                "Pods taken into service.",
-            ),
-            pods_stopped: make.counter(
-                "workload_manager_proxies_stopped_total",
-                "Pods taken out of service.",
-            ),
+            xds: Xds::new(&make),
+            pods: Pods::new(&make),
             open_fds: make.gauge("process_open_fds", "Open file descriptors."),
             max_fds: make.gauge("process_max_fds", "Limit of open file descriptors."),
             handshakes: make.histograms(
@@ -162,33 +123,35 @@ impl Metrics {
 
     /// A message of this type URL came from the controller.
     pub fn xds_message(&self, url: &str, bytes: usize) {
-        self.xds_messages.with_label_values(&[url]).inc();
-        self.xds_bytes
+        self.xds.messages.with_label_values(&[url]).inc();
+        self.xds
+            .bytes
             .with_label_values(&[url])
             .inc_by(bytes as u64);
     }
 
     /// A connection to the controller ended.
     pub fn xds_terminated(&self, reason: XdsTermination) {
-        self.xds_terminations
+        self.xds
+            .terminations
             .with_label_values(&[reason.as_str()])
             .inc();
     }
 
     /// How many pods are served, and how many wait to be.
     pub fn pods(&self, active: usize, pending: usize) {
-        self.pods.set(gauge(active));
-        self.pods_pending.set(gauge(pending));
+        self.pods.active.set(gauge(active));
+        self.pods.pending.set(gauge(pending));
     }
 
     /// A pod was taken into service.
     pub fn pod_started(&self) {
-        self.pods_started.inc();
+        self.pods.started.inc();
     }
 
     /// A pod was taken out of service.
     pub fn pod_stopped(&self) {
-        self.pods_stopped.inc();
+        self.pods.stopped.inc();
     }
 
     /// A TLS handshake ended.
@@ -253,71 +216,10 @@ impl Metrics {
     }
 }
 
-/// Gauges of the tunnel pools, by worker.
-struct Pools {
-    connections: IntGaugeVec,
-    streams: IntGaugeVec,
-    connecting: IntGaugeVec,
-}
-
-impl Pools {
-    fn new(make: &Maker<'_>) -> Self {
-        let gauges = |name, help| make.gauges(name, help, &["worker"]);
-        Self {
-            connections: gauges("ambit_pool_connections", "Connections that tunnels share."),
-            streams: gauges("ambit_pool_streams", "Open tunnels."),
-            connecting: gauges("ambit_pool_connecting", "Connections under way."),
-        }
-    }
-}
-
 fn gauge(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn word<T, E>(result: &Result<T, E>) -> &'static str {
     if result.is_ok() { "ok" } else { "error" }
-}
-
-/// Makes metrics that are registered. Names are constants of this file, each there once, so
-/// making one cannot fail.
-struct Maker<'a>(&'a Registry);
-
-const SOUND: &str = "metric names are valid and unique";
-
-impl Maker<'_> {
-    fn registered<M: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<M>,
-    ) -> M {
-        let metric = made.expect(SOUND);
-        self.0.register(Box::new(metric.clone())).expect(SOUND);
-        metric
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.registered(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.registered(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.registered(IntGauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.registered(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histogram(&self, name: &str, help: &str) -> Histogram {
-        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-        self.registered(Histogram::with_opts(options))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-        self.registered(HistogramVec::new(options, labels))
-    }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use cache::Cache;
 
-use crate::{Flow, Reporter, ResponseFlag, labels};
+use crate::{Flow, Peer, Reporter, ResponseFlag, Who, labels};
 
 /// How long a label set stays after its last use: long enough for several scrapes to see its
 /// last values.
@@ -26,6 +26,10 @@ const GRACE: Duration = Duration::from_secs(300);
 
 /// A daemon that nobody scrapes looks for what to drop after rendering this many label sets.
 const SWEEP_EVERY: usize = 1024;
+
+/// With this many label sets, what peers say of themselves no longer makes another: it is not
+/// verified, and must not fill the memory.
+const MOST_WITH_CLAIMS: usize = 10_000;
 
 /// Locks that workers share; each thread keeps to one.
 const SHARDS: usize = 16;
@@ -140,14 +144,34 @@ impl Flows {
 
     /// The counters of a flow's label set.
     pub(crate) fn series(&self, flow: &Flow, flag: ResponseFlag) -> Arc<Series> {
-        let found = self
-            .cache
-            .find_or(flow, flag, || self.intern(&labels::render(flow, flag)));
+        let found = self.cache.find_or(flow, flag, || self.render(flow, flag));
         found.used.store(self.now(), Ordering::Relaxed);
         if self.rendered.load(Ordering::Relaxed) >= SWEEP_EVERY {
             self.sweep(self.now());
         }
         found
+    }
+
+    fn render(&self, flow: &Flow, flag: ResponseFlag) -> Arc<Series> {
+        let claims = |peer: &Peer| matches!(peer.who, Who::Claimed(_));
+        let labels = labels::render(flow, flag);
+        if !claims(&flow.source) && !claims(&flow.destination) {
+            return self.intern(&labels);
+        }
+        let full = {
+            let all = lock(&self.series);
+            all.len() >= MOST_WITH_CLAIMS && !all.contains_key(&*labels)
+        };
+        if !full {
+            return self.intern(&labels);
+        }
+        let mut unnamed = flow.clone();
+        for peer in [&mut unnamed.source, &mut unnamed.destination] {
+            if claims(peer) {
+                peer.who = Who::Unknown;
+            }
+        }
+        self.intern(&labels::render(&unnamed, flag))
     }
 
     fn intern(&self, labels: &str) -> Arc<Series> {

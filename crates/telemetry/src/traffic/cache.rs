@@ -81,6 +81,11 @@ impl Cache {
         series
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
     pub(super) fn sweep(&self) {
         for shard in &self.shards {
             lock(shard).retain(|_, entry| entry.is_current());
