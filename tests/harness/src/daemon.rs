@@ -34,7 +34,9 @@ impl Daemon {
             .open(log)
             .with_context(|| format!("open {}", log.display()))?;
         let mut command = Command::new(program);
+        // Logs go to a file, where colours only hide words.
         command
+            .env("NO_COLOR", "1")
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)

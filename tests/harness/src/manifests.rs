@@ -31,6 +31,12 @@ pub enum Ready {
     No,
 }
 
+/// The uid the manifests give a pod.
+#[must_use]
+pub fn uid(namespace: &str, name: &str) -> String {
+    format!("{namespace}-{name}")
+}
+
 impl Manifests {
     pub fn create(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
@@ -79,6 +85,7 @@ impl Manifests {
             service_account,
             ..
         } = pod;
+        let uid = uid(namespace, name);
         let ready = match pod.ready {
             Ready::Yes => "True",
             Ready::No => "False",
@@ -105,7 +112,7 @@ kind: Pod
 metadata:
   name: {name}
   namespace: {namespace}
-  uid: {namespace}-{name}
+  uid: {uid}
   labels:
     app: {app}
 {annotations}spec:

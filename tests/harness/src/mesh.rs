@@ -155,6 +155,8 @@ impl Mesh {
             let host = self.fabric.host(replica.name(), number)?;
             let folder = self.folder.join(replica.name());
             std::fs::create_dir_all(folder.join("state"))?;
+            // Where a kubelet would run: its probes are let through.
+            host.daemon_cgroup(commands::PROBER)?;
             self.nodes.push(Node {
                 host,
                 ztunnel: None,

@@ -48,6 +48,11 @@ pub(crate) fn remove(scope: &Scope) -> Result<()> {
     remove_where(&|name| belongs(name, scope.as_str()))
 }
 
+/// Removes everything that this process made, for one that is told to end at once.
+pub fn remove_own() -> Result<()> {
+    remove_where(&|name| owner(name) == Some(std::process::id()))
+}
+
 /// Removes what runs left behind whose process is gone.
 pub fn sweep() -> Result<()> {
     remove_where(&|name| {

@@ -27,6 +27,8 @@ impl Default for ZtunnelSettings {
 }
 
 pub(super) const CONTROL_PORT: u16 = 15012;
+/// The cgroup of a node whose processes are probers.
+pub(super) const PROBER: &str = "kubelet";
 const CONTROL_ADMIN: &str = "127.0.0.1:15014";
 
 fn path(path: &Path) -> String {
@@ -116,7 +118,7 @@ impl Mesh {
                 "--drain-deadline",
                 format!("{}ms", settings.drain_deadline.as_millis()),
             ),
-            ("--prober-cgroup", path(&node.host.cgroup.join("kubelet"))),
+            ("--prober-cgroup", path(&node.host.cgroup.join(PROBER))),
             ("--same-node", settings.same_node.to_owned()),
             ("--log", settings.log.to_owned()),
         ])

@@ -62,13 +62,14 @@ impl Mesh {
             place,
         )?);
         let admin = self.control_admin();
-        wait::until("the controller to serve its metrics", PATIENCE, || {
-            self.controller
-                .as_mut()
-                .expect("started above")
-                .ensure_alive()?;
-            http::get(&self.control.namespace, admin, "/metrics").map(Some)
+        let (alive, _) = wait::until("the controller to serve its metrics", PATIENCE, || {
+            let daemon = self.controller.as_mut().expect("started above");
+            if let Err(dead) = daemon.ensure_alive() {
+                return Ok(Some(Err(dead)));
+            }
+            http::get(&self.control.namespace, admin, "/metrics").map(|_| Some(Ok(())))
         })?;
+        alive?;
         for replica in Replica::BOTH {
             self.write_token(replica)?;
         }
@@ -146,20 +147,16 @@ impl Mesh {
 
     pub fn await_ready(&mut self, replica: Replica) -> Result<()> {
         let what = format!("node {} to be ready", replica.name());
-        wait::until(&what, PATIENCE, || {
+        let (alive, _) = wait::until(&what, PATIENCE, || {
             let node = self.node_mut(replica);
-            node.ztunnel
-                .as_mut()
-                .expect("started before")
-                .ensure_alive()?;
-            http::get(
-                &node.host.namespace,
-                Served::Ready.address(),
-                "/healthz/ready",
-            )
-            .map(Some)
+            let daemon = node.ztunnel.as_mut().context("the node's daemon runs")?;
+            if let Err(dead) = daemon.ensure_alive() {
+                return Ok(Some(Err(dead)));
+            }
+            let ready = Served::Ready.address();
+            http::get(&node.host.namespace, ready, "/healthz/ready").map(|_| Some(Ok(())))
         })?;
-        Ok(())
+        alive
     }
 
     /// Puts another daemon in the place of a node's own; returns the one that was there.

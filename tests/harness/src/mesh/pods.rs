@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Mesh, Replica};
 use crate::app::App;
 use crate::fabric::PodNet;
-use crate::manifests::{PodManifest, Ready};
+use crate::manifests::{self, PodManifest, Ready};
 use crate::protocol::Mode;
 
 pub(super) const CART_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 92, 0, 10));
@@ -168,14 +168,9 @@ impl Mesh {
     pub fn enrol(&self, name: &str) -> Result<()> {
         let Pod { spec, net, .. } = self.pod(name);
         let path = net.namespace.path().display().to_string();
-        let words = [
-            "--namespace",
-            spec.namespace,
-            "--name",
-            spec.name,
-            "--netns",
-            &path,
-        ];
+        let uid = manifests::uid(spec.namespace, spec.name);
+        let pod = ["--namespace", spec.namespace, "--name", spec.name];
+        let words = [&pod[..], &["--uid", &uid, "--netns", &path]].concat();
         self.ambit(spec.node, "enrol", &words).map(drop)
     }
 
@@ -190,9 +185,9 @@ impl Mesh {
     pub fn ambit(&self, node: Replica, command: &str, arguments: &[&str]) -> Result<String> {
         let socket = self.enrol_socket(node);
         let output = Command::new(self.options.binaries.cli())
+            .arg(command)
             .arg("--socket")
             .arg(&socket)
-            .arg(command)
             .args(arguments)
             .output()
             .context("run ambit")?;

@@ -11,6 +11,8 @@ use harness::{Mesh, Replica, wait};
 use crate::observe::{everyone_is_served, refused, refused_within_a_second, without};
 
 const POLICY: &str = "cart-without-other";
+/// Accounts are settled a moment after the fact.
+const A_WHILE: Duration = Duration::from_secs(5);
 const TRANSFERS: u32 = 10;
 const BYTES: u64 = 100_000;
 const REFUSALS: u32 = 5;
@@ -29,7 +31,9 @@ struct Counted {
 }
 
 pub(super) fn run(mesh: &mut Mesh) -> Result<String> {
-    let before = counted(mesh)?;
+    // A connection of an earlier check may still be closing.
+    let quiet = || Ok(Some(counted(mesh)?).filter(|now| now.iter().all(Counted::is_settled)));
+    let (before, _) = wait::until("earlier connections to be closed", A_WHILE, quiet)?;
     let logged_before = logged(mesh)?;
     let to = mesh.address_of("cart-b", ports::SINK);
     let mut answered = 0;
@@ -53,11 +57,7 @@ pub(super) fn run(mesh: &mut Mesh) -> Result<String> {
         );
         Ok(Some(()))
     };
-    wait::until(
-        "both nodes' metrics to tell what happened",
-        Duration::from_secs(5),
-        told,
-    )?;
+    wait::until("both nodes' metrics to tell what happened", A_WHILE, told)?;
     the_logs_agree(mesh, logged_before, requested, answered)?;
     refusals_are_counted(mesh)?;
     Ok(format!(
@@ -85,6 +85,10 @@ impl Counted {
             received: sum("received_bytes"),
             sent: sum("sent_bytes"),
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.opened == self.closed
     }
 
     fn since(self, before: Self) -> Self {
@@ -149,12 +153,7 @@ fn the_logs_agree(
         );
         Ok(Some(()))
     };
-    wait::until(
-        "both nodes' logs to tell what happened",
-        Duration::from_secs(5),
-        told,
-    )
-    .map(drop)
+    wait::until("both nodes' logs to tell what happened", A_WHILE, told).map(drop)
 }
 
 fn refusals_are_counted(mesh: &Mesh) -> Result<()> {
@@ -177,7 +176,7 @@ fn refusals_are_counted(mesh: &Mesh) -> Result<()> {
     for _ in 0..REFUSALS {
         refused(other, to)?;
     }
-    wait::until("the refusals to be counted", Duration::from_secs(5), || {
+    wait::until("the refusals to be counted", A_WHILE, || {
         let counted = failed()? - before;
         ensure!(
             counted == f64::from(REFUSALS),
