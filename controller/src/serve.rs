@@ -1,6 +1,6 @@
 //! Step 3 of a configuration: what was compiled, handed out; and the services on the same port.
 //!
-//! [`pipeline`] is the one owner of the configuration: it alone compiles and publishes. The
+//! `pipeline` is the one owner of the configuration: it alone compiles and publishes. The
 //! services only read its snapshots and send it reports.
 
 pub(crate) mod accept;
