@@ -3,9 +3,13 @@
 use std::{
     collections::VecDeque,
     fs, io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use nix::{
@@ -14,19 +18,26 @@ use nix::{
             AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt,
             listen, socket, sockopt,
         },
-        stat::{Mode, umask},
+        stat::{Mode, fchmod},
     },
     unistd::Uid,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::JoinSet,
+    time::{sleep, timeout},
 };
 
 use crate::{
     Client, Enrol, PodStatus, Reply, Request,
     packet::{self, Packet, PacketError},
 };
+
+/// A client that does not read its answer holds up the daemon no longer than this.
+const REPLY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long nobody is accepted after the kernel could give no descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that may be open at one time.
 const MOST_CONNECTIONS: usize = 64;
@@ -52,6 +63,12 @@ impl Peer {
 
     /// Answers a request.
     pub async fn reply(&self, reply: &Reply) -> Result<(), PacketError> {
+        timeout(REPLY_DEADLINE, self.send(reply))
+            .await
+            .unwrap_or(Err(PacketError::Unread))
+    }
+
+    async fn send(&self, reply: &Reply) -> Result<(), PacketError> {
         loop {
             let mut ready = self.0.writable().await?;
             let sent = ready.try_io(|socket| match packet::send(socket.as_fd(), reply, None) {
@@ -67,10 +84,15 @@ impl Peer {
 
     /// Answers a request for the pods.
     pub async fn reply_pods(&self, pods: Vec<PodStatus>) -> Result<(), PacketError> {
-        for pod in pods {
-            self.reply(&Reply::Pod(Box::new(fitted(pod)))).await?;
-        }
-        self.reply(&Reply::Ack).await
+        let all = async {
+            for pod in pods {
+                self.send(&Reply::Pod(Box::new(fitted(pod)))).await?;
+            }
+            self.send(&Reply::Ack).await
+        };
+        timeout(REPLY_DEADLINE, all)
+            .await
+            .unwrap_or(Err(PacketError::Unread))
     }
 
     async fn receive(&self) -> Result<Packet<Request>, PacketError> {
@@ -131,10 +153,9 @@ impl Listener {
         };
         match Client::connect(path) {
             Ok(_) => return Err(ListenError::InUse(path.to_owned())),
-            Err(_) => match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
-            },
+            Err(error) if error.is_absent() => remove_stale(path).map_err(failed)?,
+            // A daemon that is too busy to answer is there too.
+            Err(_) => return Err(ListenError::InUse(path.to_owned())),
         }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
@@ -161,15 +182,20 @@ impl Listener {
             tokio::select! {
                 readable = self.socket.readable(), if self.reading.len() < MOST_CONNECTIONS => {
                     let Ok(mut readable) = readable else { continue };
-                    // An error is a lack of descriptors, or a peer we do not serve: the next may do.
-                    if let Ok(Ok(peer)) = readable.try_io(|socket| accept(socket.get_ref())) {
-                        self.read(peer);
+                    match readable.try_io(|socket| accept(socket.get_ref())) {
+                        Ok(Ok(peer)) => self.read(peer),
+                        // A peer we do not serve: the next may do.
+                        Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                        // Without descriptors it would fail again at once; the peer waits on.
+                        Ok(Err(_)) => sleep(ACCEPT_PAUSE).await,
+                        // Nobody is there any more.
+                        Err(_) => {}
                     }
                 }
                 Some(read) = self.reading.join_next() => {
                     // A read neither panics nor is aborted while the listener lives.
                     let Ok((peer, read)) = read else { continue };
-                    self.take(peer, read).await;
+                    self.take(peer, read);
                 }
             }
         }
@@ -182,15 +208,15 @@ impl Listener {
         });
     }
 
-    async fn take(&mut self, peer: Peer, read: Result<Packet<Request>, PacketError>) {
+    fn take(&mut self, peer: Peer, read: Result<Packet<Request>, PacketError>) {
         let packet = match read {
             Ok(packet) => packet,
             Err(PacketError::Closed | PacketError::Io(_)) => {
                 self.ready.push_back(Received::Closed { peer });
                 return;
             }
-            Err(bad @ (PacketError::TooLong | PacketError::Json(_))) => {
-                self.refuse(peer, &bad.to_string()).await;
+            Err(bad @ (PacketError::TooLong | PacketError::Json(_) | PacketError::Unread)) => {
+                self.refuse(peer, &bad.to_string());
                 return;
             }
         };
@@ -207,16 +233,14 @@ impl Listener {
                 self.refuse(
                     peer,
                     "an enrolment carries exactly one descriptor, the pod's network namespace",
-                )
-                .await;
+                );
             }
             (request, None, true) => {
                 self.read(peer.clone());
                 self.ready.push_back(Received::Other { peer, request });
             }
-            _ => {
-                self.refuse(peer, "only an enrolment carries a descriptor")
-                    .await
+            (_, Some(_), _) | (_, None, false) => {
+                self.refuse(peer, "only an enrolment carries a descriptor");
             }
         }
     }
@@ -230,9 +254,10 @@ impl Listener {
         }
     }
 
-    async fn refuse(&mut self, peer: Peer, why: &str) {
-        // A peer that is gone needs no answer.
-        peer.reply(&Reply::Refused(why.to_owned())).await.ok();
+    fn refuse(&mut self, peer: Peer, why: &str) {
+        let reply = Reply::Refused(why.to_owned());
+        // A peer that is gone, or that does not read, goes without the reason.
+        packet::send(peer.0.get_ref().as_fd(), &reply, None).ok();
         self.read(peer);
     }
 }
@@ -243,19 +268,26 @@ impl Drop for Listener {
     }
 }
 
+/// Removes what a dead daemon has left; anything but a socket is not ours to remove.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(held) if held.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn inode(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
     fs::metadata(path).map(|metadata| metadata.ino())
 }
 
 fn open(path: &Path) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    // The file is made by bind, so that it never exists with a wider mode.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
-    umask(before);
-    bound?;
+    // Bind makes the file with the socket's own mode, so that it never exists with a wider one.
+    fchmod(&socket, Mode::from_bits_truncate(0o600))?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&socket, Backlog::new(16)?)?;
     Ok(socket)
 }

@@ -24,6 +24,8 @@ pub enum PacketError {
     Closed,
     #[error("the socket failed")]
     Io(#[from] io::Error),
+    #[error("the other side does not read its answer")]
+    Unread,
     #[error("the packet is longer than {LARGEST} bytes")]
     TooLong,
     #[error("the packet is not a message of this protocol")]

@@ -11,6 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 use tracing::debug;
 
@@ -19,6 +20,9 @@ const MOST_CONNECTIONS: usize = 64;
 
 /// A client that sends no header in this time is let go.
 const HEADER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A client that does not read its page holds up the end of the daemon no longer than this.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A page.
 pub type Page = Response<Full<Bytes>>;
@@ -76,7 +80,10 @@ impl Server {
     /// Closes the listener at once and answers what was asked already.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        while self.tasks.join_next().await.is_some() {}
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_DEADLINE, ended).await.is_err() {
+            self.tasks.shutdown().await;
+        }
     }
 }
 
@@ -161,5 +168,21 @@ mod tests {
         assert!(ask(address, "/").await.starts_with("HTTP/1.1 404"));
         server.stop().await;
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
+        let route = |_: &Request<Incoming>| text(StatusCode::OK, vec![b'x'; 32 << 20]);
+        let server = Server::start("127.0.0.1:0".parse().unwrap(), route)
+            .await
+            .unwrap();
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        // The answer is on its way, and larger than what sockets hold.
+        stream.read_u8().await.unwrap();
+        timeout(10 * STOP_DEADLINE, server.stop()).await.unwrap();
     }
 }
