@@ -22,6 +22,17 @@ const LOOPBACK_INDEX: u32 = 1;
 
 #[sk_lookup]
 pub fn ambit_sk_lookup(ctx: SkLookupContext) -> u32 {
+    sk_lookup::<false>(&ctx)
+}
+
+/// The same with log lines: they make the verifier take twice as long, once for each pod.
+#[sk_lookup]
+pub fn ambit_sk_lookup_logged(ctx: SkLookupContext) -> u32 {
+    sk_lookup::<true>(&ctx)
+}
+
+#[inline(always)]
+fn sk_lookup<const LOGGED: bool>(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     if read!((*lookup).protocol) != TCP {
         return PASS;
@@ -51,12 +62,12 @@ pub fn ambit_sk_lookup(ctx: SkLookupContext) -> u32 {
     let port = read!((*lookup).local_port);
     // Delivery to the pod's own eth0 address reports eth0, so ends are told by address.
     if remote.is_own(pod) && local.is_own(pod) || ingress == LOOPBACK_INDEX && local.is_own(pod) {
-        return own(&ctx, cookie, pod, local, port);
+        return own(ctx, cookie, pod, local, port);
     }
     if ingress == LOOPBACK_INDEX {
-        return outbound(&ctx, cookie, pod, remote);
+        return outbound::<LOGGED>(ctx, cookie, pod, remote);
     }
-    inbound(&ctx, cookie, pod, local, remote, port)
+    inbound::<LOGGED>(ctx, cookie, pod, local, remote, port)
 }
 
 /// The pod to itself, or the daemon to the application.
@@ -72,13 +83,20 @@ fn own(ctx: &SkLookupContext, cookie: u64, pod: &PodEntry, local: Address, port:
 ///
 /// Also while draining: the socket was marked when it connected and has no other way.
 #[inline(always)]
-fn outbound(ctx: &SkLookupContext, cookie: u64, pod: &PodEntry, remote: Address) -> u32 {
+fn outbound<const LOGGED: bool>(
+    ctx: &SkLookupContext,
+    cookie: u64,
+    pod: &PodEntry,
+    remote: Address,
+) -> u32 {
     // Neither end is known as the pod's: handing it over could loop for ever.
     if !remote.is_own(pod) {
-        warn!(
-            ctx,
-            "pod {}: neither end is an address of the pod, refused", cookie
-        );
+        if LOGGED {
+            warn!(
+                ctx,
+                "pod {}: neither end is an address of the pod, refused", cookie
+            );
+        }
         count(cookie, |its| &mut its.outbound_refused);
         return DROP;
     }
@@ -92,7 +110,7 @@ fn outbound(ctx: &SkLookupContext, cookie: u64, pod: &PodEntry, remote: Address)
 
 /// The world to the pod.
 #[inline(always)]
-fn inbound(
+fn inbound<const LOGGED: bool>(
     ctx: &SkLookupContext,
     cookie: u64,
     pod: &PodEntry,
@@ -122,24 +140,32 @@ fn inbound(
         local_port: port,
     };
     if unsafe { PROBES.get(&flow) }.is_some() {
-        debug!(ctx, "pod {}: probe passed to port {}", cookie, port);
+        if LOGGED {
+            debug!(ctx, "pod {}: probe passed to port {}", cookie, port);
+        }
         count(cookie, |its| &mut its.inbound_probes);
         return if is_listener(pod, port) { DROP } else { PASS };
     }
     if let Some(verdict) = hand_over(ctx, cookie, ListenerKey::INBOUND) {
-        debug!(ctx, "pod {}: captured to port {}", cookie, port);
+        if LOGGED {
+            debug!(ctx, "pod {}: captured to port {}", cookie, port);
+        }
         count(cookie, |its| &mut its.inbound_captured);
         return verdict;
     }
     if pod.fail & PodEntry::FAIL_OPEN_INBOUND != 0 && !is_listener(pod, port) {
-        warn!(
-            ctx,
-            "pod {}: daemon dead, failing open to port {}", cookie, port
-        );
+        if LOGGED {
+            warn!(
+                ctx,
+                "pod {}: daemon dead, failing open to port {}", cookie, port
+            );
+        }
         count(cookie, |its| &mut its.inbound_open);
         return PASS;
     }
-    debug!(ctx, "pod {}: daemon dead, port {} refused", cookie, port);
+    if LOGGED {
+        debug!(ctx, "pod {}: daemon dead, port {} refused", cookie, port);
+    }
     count(cookie, |its| &mut its.inbound_refused);
     DROP
 }

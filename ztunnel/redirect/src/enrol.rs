@@ -141,12 +141,7 @@ impl Redirect {
         let identity =
             netns::identify(&self.home, request.netns.as_fd()).map_err(EnrolError::Namespace)?;
         self.refuse_foreign(&request.uid, identity)?;
-        let before = self.records.find(&request.uid)?;
-        if let Some(old) = before.as_ref().filter(|old| old.identity() != identity) {
-            tracing::info!(uid = request.uid, "the pod has a new namespace");
-            self.forget(&request.uid, old.cookie)?;
-        }
-        let before = before.filter(|old| old.identity() == identity);
+        let before = self.same_namespace_before(&request.uid, identity)?;
         let netns_path = match request.netns_path {
             Some(path) => Some(path),
             None => netns::find_path(request.netns.as_fd()).map_err(EnrolError::Namespace)?,
@@ -173,18 +168,13 @@ impl Redirect {
                 .map_or_else(Vec::new, |old| old.older.clone()),
         };
         self.records.save(&record)?;
-        let captured = self.capture_pod(&sockets, &addresses, bound, record.fail);
-        let listeners = match captured {
-            Ok(listeners) => listeners,
-            Err(error) => {
-                if before.is_none()
-                    && let Err(undo) = self.forget(&record.uid, identity.cookie)
-                {
-                    tracing::warn!(uid = record.uid, error = %undo, "cannot undo an enrolment");
+        let listeners = self
+            .capture_pod(&sockets, &addresses, bound, record.fail)
+            .inspect_err(|_| {
+                if before.is_none() {
+                    self.undo(&record);
                 }
-                return Err(error);
-            }
-        };
+            })?;
         let established = sockets.established().map_err(EnrolError::Namespace)?;
         let established = match before {
             None => {
@@ -318,6 +308,29 @@ impl Redirect {
         }
     }
 
+    /// The pod's record, if it is about this namespace; an older namespace is let go.
+    fn same_namespace_before(
+        &mut self,
+        uid: &str,
+        identity: Identity,
+    ) -> Result<Option<Record>, EnrolError> {
+        let Some(before) = self.records.find(uid)? else {
+            return Ok(None);
+        };
+        if before.identity() == identity {
+            return Ok(Some(before));
+        }
+        tracing::info!(uid, "the pod has a new namespace");
+        self.forget(uid, before.cookie)?;
+        Ok(None)
+    }
+
+    fn undo(&mut self, record: &Record) {
+        if let Err(error) = self.forget(&record.uid, record.cookie) {
+            tracing::warn!(uid = record.uid, %error, "cannot undo an enrolment");
+        }
+    }
+
     fn capture_pod(
         &mut self,
         sockets: &PodSockets,
@@ -343,7 +356,7 @@ impl Redirect {
         let mut object = self.object.load().map_err(EnrolError::Load)?;
         capture::set_cookie(&mut object, cookie)?;
         let pin = self.pod_pins.join(cookie.to_string());
-        program::attach_to_netns(&mut object, sockets.netns(), &pin)?;
+        program::attach_to_netns(&mut object, self.log, sockets.netns(), &pin)?;
         let listeners = bound.listen().map_err(EnrolError::Sockets)?;
         self.capture.set_listeners(cookie, &listeners)?;
         self.capture.set_pod(cookie, entry)?;

@@ -72,6 +72,7 @@ pub enum LoadError {
 /// The node's interception. Dropping it leaves everything in place.
 pub struct Redirect {
     pub(crate) object: Object,
+    pub(crate) log: EbpfLog,
     pub(crate) capture: Capture,
     pub(crate) records: Records,
     pub(crate) home: Home,
@@ -125,6 +126,7 @@ impl Redirect {
         tracing::info!(?tier, cgroup = %config.cgroup.display(), "interception is in place");
         Ok(Self {
             object,
+            log: config.ebpf_log,
             capture,
             records,
             home,

@@ -35,7 +35,7 @@ pub(crate) fn ensure(addresses: &Addresses) -> io::Result<Added> {
             Err(error) => return Err(error),
         }
     }
-    let netlink = Netlink::open()?;
+    let netlink = Netlink::routing()?;
     let sources = [
         addresses.ipv4.first().copied().map(IpAddr::from),
         addresses.ipv6.first().copied().map(IpAddr::from),
@@ -65,7 +65,7 @@ fn switch_on(path: &str) -> io::Result<bool> {
 
 /// The namespace's own addresses of global scope, `eth0`'s before others.
 pub(crate) fn addresses() -> io::Result<Addresses> {
-    let mut found = Netlink::open()?.global_addresses()?;
+    let mut found = Netlink::routing()?.global_addresses()?;
     let eth0 = nix::net::if_::if_nametoindex("eth0").unwrap_or(0);
     found.retain(|address| address.device != 1);
     found.sort_by_key(|address| address.device != eth0);

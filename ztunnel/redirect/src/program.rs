@@ -25,7 +25,7 @@ use crate::{log::EbpfLog, sys};
 
 const CONNECT: [&str; 2] = ["ambit_connect4", "ambit_connect6"];
 const SOCK_OPS: &str = "ambit_sock_ops";
-const SK_LOOKUP: &str = "ambit_sk_lookup";
+const SK_LOOKUP: [&str; 2] = ["ambit_sk_lookup", "ambit_sk_lookup_logged"];
 
 /// How much this kernel can do; found by loading, never by its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,14 +141,17 @@ pub(crate) fn verify_all(object: &mut Ebpf) -> Result<(), ProgramFault> {
             unenforced: "probes of the node could not be told from other plaintext",
             source: Box::new(source),
         })?;
-    load_sk_lookup(object)
+    for name in SK_LOOKUP {
+        load_sk_lookup(object, name)?;
+    }
+    Ok(())
 }
 
-fn load_sk_lookup(object: &mut Ebpf) -> Result<(), ProgramFault> {
-    sk_lookup_program(object)?
+fn load_sk_lookup(object: &mut Ebpf, name: &'static str) -> Result<(), ProgramFault> {
+    sk_lookup_program(object, name)?
         .load()
         .map_err(|source| ProgramFault::Rejected {
-            name: SK_LOOKUP,
+            name,
             unenforced: "connections to pods would pass without policy \
                          (it needs ingress_ifindex, Linux 5.17)",
             source: Box::new(source),
@@ -198,14 +201,17 @@ pub(crate) fn attach_to_cgroup(
 /// Attaches this copy's `sk_lookup` to a namespace, in place of the one pinned at `pin`.
 pub(crate) fn attach_to_netns(
     object: &mut Ebpf,
+    log: EbpfLog,
     netns: &OwnedFd,
     pin: &Path,
 ) -> Result<(), ProgramFault> {
-    load_sk_lookup(object)?;
-    let program = sk_lookup_program(object)?;
-    let fd = program
-        .fd()
-        .map_err(|source| attach_fault(SK_LOOKUP, source))?;
+    let name = match log {
+        EbpfLog::Off => SK_LOOKUP[0],
+        EbpfLog::Warn | EbpfLog::Debug => SK_LOOKUP[1],
+    };
+    load_sk_lookup(object, name)?;
+    let program = sk_lookup_program(object, name)?;
+    let fd = program.fd().map_err(|source| attach_fault(name, source))?;
     if let Ok(link) = sys::pinned(pin) {
         // Fails if the link's namespace is gone, in which case the pin is worthless.
         if sys::update_link(&link, fd).is_ok() {
@@ -215,7 +221,7 @@ pub(crate) fn attach_to_netns(
     let link = program
         .attach(netns)
         .and_then(|id| program.take_link(id))
-        .map_err(|source| attach_fault(SK_LOOKUP, source))?;
+        .map_err(|source| attach_fault(name, source))?;
     pin_link(FdLink::from(link), pin)
 }
 
@@ -286,9 +292,52 @@ fn sock_ops_program(object: &mut Ebpf) -> Result<&mut SockOps, ProgramFault> {
     }
 }
 
-fn sk_lookup_program(object: &mut Ebpf) -> Result<&mut SkLookup, ProgramFault> {
-    match object.program_mut(SK_LOOKUP) {
+fn sk_lookup_program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SkLookup, ProgramFault> {
+    match object.program_mut(name) {
         Some(Program::SkLookup(program)) => Ok(program),
-        _ => Err(ProgramFault::Missing { name: SK_LOOKUP }),
+        _ => Err(ProgramFault::Missing { name }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+
+    use super::*;
+    use crate::bpffs;
+
+    #[test]
+    #[ignore = "needs root: netns"]
+    fn the_verifier_takes_every_combination_of_constants() {
+        unshare(CloneFlags::CLONE_NEWNS).expect("needs root");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        bpffs::prepare(folder.path()).unwrap();
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../target/ebpf/ambit-ebpf.o"
+        );
+        let bytes = fs::read(path).expect("built by `cargo xtask ebpf`");
+        let mut object = Object::new(bytes, folder.path());
+        for tier in Tier::ALL {
+            for log in [EbpfLog::Off, EbpfLog::Warn, EbpfLog::Debug] {
+                for probers in [Probers::None, Probers::Known] {
+                    let constants = Constants { tier, log, probers };
+                    object.set_constants(constants);
+                    let mut loaded = object.load().unwrap();
+                    verify_all(&mut loaded).unwrap_or_else(|fault| {
+                        panic!("{constants:?}: {fault:?}");
+                    });
+                }
+            }
+        }
+        nix::mount::umount2(folder.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Run with `cargo test -p redirect -- --ignored`, as root, after `cargo xtask ebpf`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod capture;
 mod failure;
 mod lifecycle;
