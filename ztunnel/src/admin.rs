@@ -9,6 +9,7 @@ use identity::WorkloadCertificate;
 use lifecycle::http::{Page, json, text};
 use serde_json::{Map, Value, json};
 use telemetry::log::LogHandle;
+use xds::{ResourceType, client::Termination};
 
 use crate::{node::Node, pod::Phase};
 
@@ -134,7 +135,13 @@ impl Scrape {
         let metrics = self.node.telemetry.metrics();
         metrics.pods(self.node.pods().iter().count(), 0);
         metrics.log_lines_dropped(self.log.dropped());
-        let _ = &self.xds;
+        let received = self.xds.statistics();
+        for kind in ResourceType::ALL {
+            metrics.xds_received(kind.url(), received.messages(kind), received.bytes(kind));
+        }
+        for reason in Termination::ALL {
+            metrics.xds_terminations(reason.as_str(), received.terminations(reason));
+        }
         self.node.telemetry.expose()
     }
 }

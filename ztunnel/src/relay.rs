@@ -85,33 +85,51 @@ impl Scratch {
 }
 
 /// Moves bytes both ways between the client and the server until both directions have ended. On a
-/// failure of one socket the other is reset, so that neither application takes a broken connection for a finished one.
+/// failure of one socket the other is reset, and both are when the future is dropped before, so
+/// that neither application takes a broken connection for a finished one.
 pub(crate) async fn join(
     first: TcpStream,
     second: TcpStream,
     scratch: &Scratch,
     moved: &Traffic,
 ) -> Result<(), Broken> {
+    let mut sockets = Sockets {
+        first,
+        second,
+        finished: false,
+    };
+    let (first, second) = (&sockets.first, &sockets.second);
     let forward = pump(
-        (&first, Side::First),
-        (&second, Side::Second),
+        (first, Side::First),
+        (second, Side::Second),
         scratch,
         &moved.to_destination,
     );
     let backward = pump(
-        (&second, Side::Second),
-        (&first, Side::First),
+        (second, Side::Second),
+        (first, Side::First),
         scratch,
         &moved.to_source,
     );
-    let ended = futures_util::future::try_join(forward, backward)
-        .await
-        .map(|_| ());
-    if ended.is_err() {
-        reset(&first);
-        reset(&second);
+    futures_util::future::try_join(forward, backward).await?;
+    sockets.finished = true;
+    Ok(())
+}
+
+/// Two sockets that are reset unless both directions have ended.
+struct Sockets {
+    first: TcpStream,
+    second: TcpStream,
+    finished: bool,
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if !self.finished {
+            reset(&self.first);
+            reset(&self.second);
+        }
     }
-    ended
 }
 
 /// Makes the close that follows a reset instead of a FIN.
@@ -361,6 +379,20 @@ mod tests {
                 Side::Second
             };
             assert_eq!(ended.unwrap_err().side, side);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_is_reset_both_ways() {
+        let (mut client, first) = pair().await;
+        let (second, mut server) = pair().await;
+        let (scratch, moved) = (Scratch::new(), Traffic::default());
+        let mut joined = Box::pin(join(first, second, &scratch, &moved));
+        assert!(futures_util::poll!(&mut joined).is_pending());
+        drop(joined);
+        for end in [&mut client, &mut server] {
+            let error = end.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
     }
 }

@@ -26,30 +26,6 @@ impl Direction {
     }
 }
 
-/// Why a connection to the controller ended. The words are Istio's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum XdsTermination {
-    /// It could not be established.
-    ConnectionError,
-    /// It broke.
-    Error,
-    /// We ended it to connect anew.
-    Reconnect,
-    /// The controller ended it.
-    Complete,
-}
-
-impl XdsTermination {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::ConnectionError => "ConnectionError",
-            Self::Error => "Error",
-            Self::Reconnect => "Reconnect",
-            Self::Complete => "Complete",
-        }
-    }
-}
-
 /// A worker's tunnels, as they are now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolGauges {
@@ -121,21 +97,15 @@ impl Metrics {
         self.build.with_label_values(&[component, version]).set(1);
     }
 
-    /// A message of this type URL came from the controller.
-    pub fn xds_message(&self, url: &str, bytes: usize) {
-        self.xds.messages.with_label_values(&[url]).inc();
-        self.xds
-            .bytes
-            .with_label_values(&[url])
-            .inc_by(bytes as u64);
+    /// Messages and bytes received from the controller for one type, since the start.
+    pub fn xds_received(&self, url: &str, messages: u64, bytes: u64) {
+        bring_up(&self.xds.messages.with_label_values(&[url]), messages);
+        bring_up(&self.xds.bytes.with_label_values(&[url]), bytes);
     }
 
-    /// A connection to the controller ended.
-    pub fn xds_terminated(&self, reason: XdsTermination) {
-        self.xds
-            .terminations
-            .with_label_values(&[reason.as_str()])
-            .inc();
+    /// Streams to the controller that ended for `reason`, since the start. The words are Istio's.
+    pub fn xds_terminations(&self, reason: &str, total: u64) {
+        bring_up(&self.xds.terminations.with_label_values(&[reason]), total);
     }
 
     /// How many pods are served, and how many wait to be.
@@ -222,4 +192,9 @@ fn gauge(value: usize) -> i64 {
 
 fn word<T, E>(result: &Result<T, E>) -> &'static str {
     if result.is_ok() { "ok" } else { "error" }
+}
+
+/// Counters that others keep are brought up to date when they are read.
+fn bring_up(counter: &prometheus::IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -270,8 +270,8 @@ fn the_other_families_are_exposed_under_their_names() {
     let telemetry = Telemetry::new();
     let metrics = telemetry.metrics();
     metrics.build("ztunnel", "0.1.0");
-    metrics.xds_message("type.googleapis.com/istio.workload.Address", 120);
-    metrics.xds_terminated(XdsTermination::Reconnect);
+    metrics.xds_received("type.googleapis.com/istio.workload.Address", 1, 120);
+    metrics.xds_terminations("Reconnect", 1);
     metrics.pods(3, 1);
     metrics.pod_started();
     metrics.pod_stopped();

@@ -220,3 +220,17 @@ fn bind_to(ip: IpAddr, mark: u32) -> io::Result<Socket> {
     socket.bind(&SocketAddr::new(ip, 0).into())?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_may_share_a_pods_sockets_and_pass_the_node_on() {
+        fn shared<T: Send + Sync + Clone>() {}
+        fn sent<T: Send>() {}
+        shared::<PodSockets>();
+        sent::<crate::Redirect>();
+        sent::<crate::EbpfLogs>();
+    }
+}

@@ -9,6 +9,8 @@ use std::{
 };
 
 use policy::Permit;
+use redirect::Family;
+use socket2::Socket;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{outbound::dial::connect, pod::Pod};
@@ -38,12 +40,20 @@ pub(crate) async fn dial(
     target: SocketAddr,
 ) -> Result<TcpStream, DialError> {
     drop(permit);
-    let socket = pod
-        .sockets
-        .to_app(client, target.ip())
-        .map_err(DialError::Socket)?;
+    let socket = socket(pod, client, target).map_err(DialError::Socket)?;
     match timeout(DEADLINE, connect(socket, target)).await {
         Ok(connected) => connected.map_err(|source| DialError::Connect { target, source }),
         Err(_) => Err(DialError::Deadline { target }),
     }
+}
+
+fn socket(pod: &Pod, client: IpAddr, target: SocketAddr) -> io::Result<Socket> {
+    if !pod.addresses.contains(&client) {
+        return pod.sockets.to_app(client, target.ip());
+    }
+    // A pod that calls itself: its own address needs no borrowing, and a looped answer to it
+    // would find no way back.
+    let socket = pod.sockets.outbound(Family::of(target.ip()))?;
+    socket.bind(&SocketAddr::new(client, 0).into())?;
+    Ok(socket)
 }

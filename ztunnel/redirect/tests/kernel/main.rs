@@ -7,5 +7,6 @@
 mod capture;
 mod failure;
 mod lifecycle;
+mod logs;
 mod probes;
 mod world;
