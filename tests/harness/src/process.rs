@@ -1,8 +1,7 @@
 //! Starts programs in a namespace and a cgroup, such that they die with the test.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -30,27 +29,30 @@ pub(crate) fn spawn(command: &mut Command, place: Place<'_>) -> Result<Child> {
         .write(true)
         .open(&members)
         .with_context(|| format!("open {}", members.display()))?;
-    let namespace = place.namespace.file().as_raw_fd();
+    let namespace = place.namespace.file().try_clone()?;
     let parent = nix::unistd::getpid();
-    let enter = {
-        let members = members.try_clone()?;
-        move || enter(&members, namespace, parent)
-    };
-    // SAFETY: between fork and exec only system calls on descriptors opened before are made;
-    // nothing allocates and no lock is taken.
-    #[expect(
-        unsafe_code,
-        reason = "a process can only be placed between its fork and its exec"
-    )]
-    unsafe {
-        command.pre_exec(enter);
-    }
+    place_between_fork_and_exec(command, move || enter(&members, &namespace, parent));
     command
         .spawn()
         .with_context(|| format!("start {}", command.get_program().display()))
 }
 
-fn enter(mut members: &std::fs::File, namespace: RawFd, parent: Pid) -> std::io::Result<()> {
+#[expect(
+    unsafe_code,
+    reason = "a process can only be placed between its fork and its exec"
+)]
+fn place_between_fork_and_exec(
+    command: &mut Command,
+    enter: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: between fork and exec `enter` only makes system calls on descriptors opened before;
+    // nothing allocates and no lock is taken.
+    unsafe {
+        command.pre_exec(enter);
+    }
+}
+
+fn enter(mut members: &File, namespace: &File, parent: Pid) -> std::io::Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have died before the line above.
     if nix::unistd::getppid() != parent {
@@ -58,12 +60,6 @@ fn enter(mut members: &std::fs::File, namespace: RawFd, parent: Pid) -> std::io:
     }
     // "0" means the process that writes.
     members.write_all(b"0")?;
-    // SAFETY: the caller keeps the namespace, and so its descriptor, alive over spawn.
-    #[expect(
-        unsafe_code,
-        reason = "the closure must own its captures, a borrow would not do"
-    )]
-    let namespace = unsafe { BorrowedFd::borrow_raw(namespace) };
     setns(namespace, CloneFlags::CLONE_NEWNET)?;
     Ok(())
 }

@@ -125,6 +125,40 @@ impl Mesh {
         Ok(start.elapsed())
     }
 
+    /// A plain relay of (listen, to) pairs in a node's own namespace, to compare with.
+    pub fn start_relay(
+        &self,
+        replica: Replica,
+        routes: &[(SocketAddr, SocketAddr)],
+    ) -> Result<Daemon> {
+        let name = format!("relay-{}", replica.name());
+        let node = self.node(replica);
+        let cgroup = node.host.daemon_cgroup("relay")?;
+        let place = Place {
+            namespace: &node.host.namespace,
+            cgroup: &cgroup,
+        };
+        let mut arguments = vec!["relay".to_owned()];
+        arguments.extend(
+            routes
+                .iter()
+                .flat_map(|(listen, to)| [listen.to_string(), to.to_string()]),
+        );
+        let log = self.log_of(&name);
+        let daemon = Daemon::start(&name, &self.options.binaries.app(), &arguments, &log, place)?;
+        for (listen, _) in routes {
+            let what = format!("{name} to listen on {listen}");
+            wait::until(&what, PATIENCE, || {
+                let connected = node
+                    .host
+                    .namespace
+                    .within(|| std::net::TcpStream::connect(listen))?;
+                Ok(connected.ok().map(drop))
+            })?;
+        }
+        Ok(daemon)
+    }
+
     /// Starts a daemon beside the one that runs, and leaves it to the caller.
     pub fn another_ztunnel(&self, replica: Replica) -> Result<Daemon> {
         let name = format!("ztunnel of node {}", replica.name());

@@ -66,7 +66,7 @@ const fn pod(
 }
 
 /// The pods of the scenario.
-pub const PODS: [PodSpec; 9] = [
+pub const PODS: [PodSpec; 10] = [
     pod("web", "shop", Replica::A, "web"),
     pod("other", "shop", Replica::A, "other"),
     pod("late", "shop", Replica::A, "late"),
@@ -82,6 +82,7 @@ pub const PODS: [PodSpec; 9] = [
     },
     pod("old-client", "legacy", Replica::A, "default"),
     pod("old-server", "legacy", Replica::B, "default"),
+    pod("old-neighbour", "legacy", Replica::A, "default"),
 ];
 
 /// A pod with its application.
@@ -164,14 +165,37 @@ impl Mesh {
         })
     }
 
+    /// A further pod of `shop` without an application, enrolled and known.
+    pub fn add_idle_pod(&mut self, node: Replica, name: &str) -> Result<PodNet> {
+        let scope = self.scope.clone();
+        let net = self.node_mut(node).host.pod(&scope, name)?;
+        self.manifests.pod(&PodManifest {
+            namespace: "shop",
+            name,
+            app: name,
+            node: node.name(),
+            service_account: "idle",
+            addresses: &[net.v4, net.v6],
+            ready: Ready::Yes,
+            annotations: &[],
+        })?;
+        self.enrol_into(node, "shop", name, &net)?;
+        self.await_protocol(name, "HBONE")?;
+        Ok(net)
+    }
+
     /// `ambit enrol`, as an operator runs it.
     pub fn enrol(&self, name: &str) -> Result<()> {
         let Pod { spec, net, .. } = self.pod(name);
+        self.enrol_into(spec.node, spec.namespace, spec.name, net)
+    }
+
+    fn enrol_into(&self, node: Replica, namespace: &str, name: &str, net: &PodNet) -> Result<()> {
         let path = net.namespace.path().display().to_string();
-        let uid = manifests::uid(spec.namespace, spec.name);
-        let pod = ["--namespace", spec.namespace, "--name", spec.name];
+        let uid = manifests::uid(namespace, name);
+        let pod = ["--namespace", namespace, "--name", name];
         let words = [&pod[..], &["--uid", &uid, "--netns", &path]].concat();
-        self.ambit(spec.node, "enrol", &words).map(drop)
+        self.ambit(node, "enrol", &words).map(drop)
     }
 
     /// `ambit unenrol`.

@@ -1,4 +1,4 @@
-//! 1. `web` calls `cart` by Service, by pod address, over IPv4 and IPv6: it works, and on the
+//! Check 1: `web` calls `cart` by Service, by pod address, over IPv4 and IPv6: it works, and on the
 //! wires there is TLS to port 15008 and not one packet with the payload or the application's port.
 
 use anyhow::{Context, Result, ensure};

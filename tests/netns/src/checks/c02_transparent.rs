@@ -1,4 +1,4 @@
-//! 2. `cart` sees `web`'s own address, `web` sees the address it dialled; half-close,
+//! Check 2: `cart` sees `web`'s own address, `web` sees the address it dialled; half-close,
 //! server-first, a 1 GiB transfer with checksum and resets in both directions behave as without
 //! the mesh, which two pods outside of it show.
 

@@ -1,4 +1,4 @@
-//! 3. Both replicas of `cart` are used.
+//! Check 3: Both replicas of `cart` are used.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! 4. A policy that allows only `web`'s service account: another pod is refused, `web` is not; the
+//! Check 4: A policy that allows only `web`'s service account: another pod is refused, `web` is not; the
 //! access log names policy, rule and both identities; editing the file changes the verdict within
 //! a second, also for connections that are open.
 

@@ -1,4 +1,4 @@
-//! 5. PERMISSIVE lets `old-client` in, in clear; STRICT refuses it; a port can differ.
+//! Check 5: PERMISSIVE lets `old-client` in, in clear; STRICT refuses it; a port can differ.
 
 use anyhow::{Context, Result, ensure};
 use harness::mesh::ports;

@@ -1,4 +1,4 @@
-//! 6. A pod is enrolled and un-enrolled while its connections are open and 50 new ones a second
+//! Check 6: A pod is enrolled and un-enrolled while its connections are open and 50 new ones a second
 //! are made each way: none breaks, none fails, new ones follow the new state, and connections
 //! older than enrolment are listed by `ambit pods`.
 

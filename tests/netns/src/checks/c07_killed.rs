@@ -1,4 +1,4 @@
-//! 7. `kill -9` of a node's daemon: from that moment no connection to a mesh destination leaves in
+//! Check 7: `kill -9` of a node's daemon: from that moment no connection to a mesh destination leaves in
 //! clear; after restart new connections succeed within a second, interception never having been
 //! off.
 

@@ -1,4 +1,4 @@
-//! 8. A second daemon takes over from the first under load (1,000 connections a second for 20 s
+//! Check 8: A second daemon takes over from the first under load (1,000 connections a second for 20 s
 //! from several sources): none is refused or reset but those still open at the drain deadline.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! 9. The controller is stopped: traffic goes on; started again: the change made meanwhile
+//! Check 9: The controller is stopped: traffic goes on; started again: the change made meanwhile
 //! arrives, and of the rest nothing is sent again, counted in resources on the wire.
 
 use std::time::Duration;

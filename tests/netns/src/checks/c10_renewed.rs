@@ -1,4 +1,4 @@
-//! 10. Certificates renew at half life while traffic flows; a short life is set for this.
+//! Check 10: Certificates renew at half life while traffic flows; a short life is set for this.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

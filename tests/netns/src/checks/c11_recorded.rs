@@ -1,4 +1,4 @@
-//! 11. Metrics and the access log of both nodes tell the same story: connections opened, closed
+//! Check 11: Metrics and the access log of both nodes tell the same story: connections opened, closed
 //! and refused, bytes in the direction the metric means, identities, labels.
 
 use std::time::Duration;

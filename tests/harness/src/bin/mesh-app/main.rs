@@ -1,6 +1,6 @@
 //! The application in a pod of a test: serves, connects and measures as told, JSON lines in and out.
 //!
-//! `mesh-app serve NAME` takes commands from stdin; `mesh-app relay LISTEN TO` is the plain TCP
+//! `mesh-app serve NAME` takes commands from stdin; `mesh-app relay LISTEN TO ...` is the plain TCP
 //! relay the bench compares with. It knows nothing of the mesh.
 
 mod client;
@@ -23,13 +23,11 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", name] => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            LocalSet::new().block_on(&runtime, serve(name.to_owned()))
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            LocalSet::new().block_on(&runtime.enable_all().build()?, serve(name.to_owned()))
         }
-        ["relay", listen, to] => relay::run(listen.parse()?, to.parse()?),
-        _ => bail!("usage: mesh-app serve NAME | mesh-app relay LISTEN TO"),
+        ["relay", ref routes @ ..] => relay::run(routes),
+        _ => bail!("usage: mesh-app serve NAME | mesh-app relay LISTEN TO [LISTEN TO ...]"),
     }
 }
 

@@ -12,16 +12,27 @@ use tokio::time::timeout;
 const BUFFER: usize = 64 * 1024;
 const DIAL: Duration = Duration::from_secs(5);
 
-/// Relays every connection to `listen` on to `to`, until it is killed.
-pub(crate) fn run(listen: SocketAddr, to: SocketAddr) -> Result<()> {
+/// Relays every connection to a first address on to the second of its pair, until it is killed.
+pub(crate) fn run(routes: &[&str]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("listen on {listen}"))?;
-        serve(listener, to).await
+        let mut serving = JoinSet::new();
+        for pair in routes.chunks(2) {
+            let [listen, to] = pair else {
+                anyhow::bail!("addresses come in pairs")
+            };
+            let to = to.parse()?;
+            let listener = TcpListener::bind(listen)
+                .await
+                .with_context(|| format!("listen on {listen}"))?;
+            serving.spawn(serve(listener, to));
+        }
+        while let Some(ended) = serving.join_next().await {
+            ended??;
+        }
+        Ok(())
     })
 }
 
