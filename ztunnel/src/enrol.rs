@@ -6,7 +6,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use enrolment::{Connection, PodState, PodStatus};
-use redirect::{EnrolRequest, Enrolled, Redirect, Stage, Verified};
+use redirect::{Counters, EnrolRequest, Enrolled, Redirect, Stage, Verified};
+use telemetry::Redirected;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
@@ -14,6 +15,7 @@ use crate::{
     control::reports::{Reports, State},
     node::Node,
     pod::{Budget, Phase, Pod, PodName},
+    record::chain,
     worker::Crew,
 };
 
@@ -82,13 +84,20 @@ impl Enroller {
             }
         };
         for recorded in recorded {
-            let (uid, leaving) = (recorded.uid.clone(), recorded.stage == Stage::Draining);
-            let restored = self.capture(recorded.into());
-            match restored {
-                // It was on its way out when the daemon ended.
-                Ok(pod) if leaving => self.leave(&pod),
-                Ok(_) => {}
-                Err(error) => error!(%uid, %error, "cannot take up a pod again"),
+            let uid = recorded.uid.clone();
+            match recorded.stage {
+                Stage::Capturing => {
+                    if let Err(error) = self.capture(recorded.into()) {
+                        error!(%uid, error = chain(&error), "cannot take up a pod again");
+                    }
+                }
+                // Its peers were told before it began to leave, and its tunnels ended with the
+                // daemon that served them.
+                Stage::Draining => {
+                    if let Err(error) = self.redirect.remove(&uid) {
+                        error!(%uid, %error, "cannot remove what is left of a pod");
+                    }
+                }
             }
         }
     }
@@ -96,10 +105,10 @@ impl Enroller {
     /// Captures a pod's traffic, serves it, and has it published.
     pub(crate) fn enrol(&mut self, request: EnrolRequest) -> Result<(), EnrolError> {
         self.leaving.remove(request.uid.as_str());
-        self.capture(request).map(|_| ())
+        self.capture(request)
     }
 
-    fn capture(&mut self, request: EnrolRequest) -> Result<Arc<Pod>, EnrolError> {
+    fn capture(&mut self, request: EnrolRequest) -> Result<(), EnrolError> {
         let name = PodName {
             uid: request.uid.as_str().into(),
             namespace: request.namespace.as_str().into(),
@@ -128,8 +137,9 @@ impl Enroller {
         self.crew.listen(&pod, listeners);
         self.prefetch(&pod);
         info!(namespace = %pod.namespace, pod = %pod.name, addresses = ?pod.addresses, "enrolled");
+        self.node.telemetry.metrics().pod_started();
         self.reports.tell(&pod, State::Enrolled);
-        Ok(pod)
+        Ok(())
     }
 
     fn prefetch(&self, pod: &Pod) {
@@ -220,6 +230,24 @@ impl Enroller {
                 None => self.verify(&pod),
             }
         }
+        self.tell();
+    }
+
+    /// Brings the gauges of what the mesh does not protect up to date.
+    fn tell(&self) {
+        let metrics = self.node.telemetry.metrics();
+        let pods = self.node.pods();
+        let with_older = self.older.iter().filter(|(_, older)| !older.is_empty());
+        let statuses = with_older.filter_map(|(uid, _)| Some(self.status(pods.uid(uid)?)));
+        let older = statuses.map(|status| status.connections_before_enrolment.len());
+        metrics.connections_before_enrolment(older.sum());
+        match self.redirect.counters() {
+            Ok(counters) => metrics.redirected(counters.iter().flat_map(|(uid, counters)| {
+                let rows = pods.uid(uid).map(|pod| redirected(pod, counters));
+                rows.into_iter().flatten()
+            })),
+            Err(error) => warn!(%error, "cannot read what the kernel did with connections"),
+        }
     }
 
     fn verify(&self, pod: &Pod) {
@@ -244,6 +272,25 @@ impl Enroller {
             error!(pod = %pod.name, %error, "cannot remove what is left of a pod");
         }
         self.reports.tell(pod, State::Gone);
+        self.node.telemetry.metrics().pod_stopped();
+        self.forget(pod);
+    }
+
+    /// Drops the certificate of a pod's identity once no other pod here has it.
+    fn forget(&self, pod: &Pod) {
+        let index = self.node.index();
+        let identity = |pod: &Pod| {
+            let workload = pod.workload(&index, &self.node.config.network)?;
+            workload.identity().ok()
+        };
+        let Some(id) = identity(pod) else { return };
+        let pods = self.node.pods();
+        if !pods
+            .iter()
+            .any(|other| identity(other).as_ref() == Some(&id))
+        {
+            self.node.identities.forget(&id);
+        }
     }
 
     /// Closes every pod's listeners, once their queues are empty: a successor has taken over, or
@@ -253,4 +300,26 @@ impl Enroller {
             pod.advance(Phase::Closing);
         }
     }
+}
+
+/// The kernel's counters of a pod, one row each.
+fn redirected<'a>(pod: &'a Pod, counters: &Counters) -> [Redirected<'a>; 8] {
+    use telemetry::Direction::{Inbound, Outbound};
+    [
+        (Outbound, "captured", counters.outbound_captured),
+        (Outbound, "refused", counters.outbound_refused),
+        (Outbound, "failed_open", counters.outbound_open),
+        (Outbound, "outside", counters.outbound_outside),
+        (Inbound, "captured", counters.inbound_captured),
+        (Inbound, "refused", counters.inbound_refused),
+        (Inbound, "failed_open", counters.inbound_open),
+        (Inbound, "probe", counters.inbound_probes),
+    ]
+    .map(|(direction, outcome, connections)| Redirected {
+        namespace: &pod.namespace,
+        pod: &pod.name,
+        direction,
+        outcome,
+        connections,
+    })
 }

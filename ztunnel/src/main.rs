@@ -16,6 +16,10 @@ mod worker;
 use std::process::ExitCode;
 
 use config::Config;
+use tikv_jemallocator::Jemalloc;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let config = match Config::load() {

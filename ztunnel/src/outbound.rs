@@ -10,7 +10,10 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use hbone::{Baggage, ConnectRequest, Forwarded, Traceparent, Traffic};
 use model::Workload;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tracing::debug;
 
 use self::{
@@ -125,8 +128,14 @@ async fn through_tunnel(worker: &Rc<Worker>, mut outgoing: Outgoing, route: Hbon
         traceparent: Some(Traceparent::random()),
         ..ConnectRequest::new(route.target)
     };
+    let started = Instant::now();
     match tunnel::open(worker, &outgoing.pod, &key, &request).await {
         Ok(tunnel) => {
+            worker
+                .node
+                .telemetry
+                .metrics()
+                .tunnel_opened(started.elapsed());
             outgoing.ticket.established();
             let open = worker.node.telemetry.open(flow);
             let traffic = open.traffic();

@@ -18,7 +18,7 @@ pub use flow::{
     Claims, Flow, HboneAddr, OpenFlow, Outcome, Peer, Refusal, Reporter, ResponseFlag, Security,
     ServiceName, Who,
 };
-pub use metrics::{Direction, Metrics, PoolGauges};
+pub use metrics::{Direction, Metrics, PoolGauges, Redirected};
 pub use traffic::Traffic;
 
 /// All metrics of one daemon. Clones are handles of the same.

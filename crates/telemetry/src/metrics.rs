@@ -49,6 +49,19 @@ pub struct Metrics {
     pools: Pools,
     log_dropped: IntGauge,
     older: IntGauge,
+    redirected: IntGaugeVec,
+}
+
+/// What became of a pod's connections in the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Redirected<'a> {
+    pub namespace: &'a str,
+    pub pod: &'a str,
+    pub direction: Direction,
+    /// A word such as `captured` or `refused`.
+    pub outcome: &'static str,
+    /// Since the pod was enrolled.
+    pub connections: u64,
 }
 
 impl Metrics {
@@ -88,6 +101,11 @@ impl Metrics {
                 "ambit_connections_before_enrolment",
                 "Open connections of pods that are older than their enrolment: not protected.",
             ),
+            redirected: make.gauges(
+                "ambit_redirect_connections",
+                "Connections of a pod since it was enrolled, by what the kernel did with them.",
+                &["namespace", "pod", "direction", "outcome"],
+            ),
             registry,
         }
     }
@@ -106,6 +124,16 @@ impl Metrics {
     /// Streams to the controller that ended for `reason`, since the start. The words are Istio's.
     pub fn xds_terminations(&self, reason: &str, total: u64) {
         bring_up(&self.xds.terminations.with_label_values(&[reason]), total);
+    }
+
+    /// What became of all pods' connections in the kernel, as it is now.
+    pub fn redirected<'a>(&self, rows: impl Iterator<Item = Redirected<'a>>) {
+        self.redirected.reset();
+        for row in rows {
+            let labels = [row.namespace, row.pod, row.direction.as_str(), row.outcome];
+            let connections = i64::try_from(row.connections).unwrap_or(i64::MAX);
+            self.redirected.with_label_values(&labels).set(connections);
+        }
     }
 
     /// How many pods are served, and how many wait to be.

@@ -83,6 +83,13 @@ impl Requests {
     /// Acts on a request and answers it; a release is answered by [`released`](Self::released).
     pub(crate) async fn answer(&mut self, received: Received, enroller: &mut Enroller) -> Answered {
         let (peer, reply) = match received {
+            Received::Other {
+                peer,
+                request: Request::Pods,
+            } => {
+                list(&peer, enroller).await;
+                return Answered::Serving;
+            }
             Received::Closed { peer } => {
                 self.closed(&peer, enroller);
                 return Answered::Serving;
@@ -102,15 +109,6 @@ impl Requests {
             } => {
                 self.successor = Some(peer.clone());
                 (peer, Reply::Ack)
-            }
-            Received::Other {
-                peer,
-                request: Request::Pods,
-            } => {
-                if let Err(error) = peer.reply_pods(enroller.pods()).await {
-                    warn!(%error, "cannot answer with the list of pods");
-                }
-                return Answered::Serving;
             }
             Received::Other {
                 peer,
@@ -168,6 +166,12 @@ impl Requests {
         if let Err(error) = successor.reply(&Reply::Ack).await {
             warn!(%error, "the successor has gone while it took over");
         }
+    }
+}
+
+async fn list(peer: &Peer, enroller: &Enroller) {
+    if let Err(error) = peer.reply_pods(enroller.pods()).await {
+        warn!(%error, "cannot answer with the list of pods");
     }
 }
 

@@ -8,8 +8,11 @@ use hbone::{
 };
 use http::StatusCode;
 use model::{SpiffeId, Workload};
-use telemetry::{Flow, Refusal};
-use tokio::{net::TcpStream, time::timeout};
+use telemetry::{Direction, Flow, Refusal};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tracing::debug;
 
 use super::{
@@ -106,9 +109,11 @@ async fn handshake(
         .certificate(&id)
         .await
         .map_err(|error| Failure::certificate(&error))?;
-    let (stream, peer) = identity::accept(ReadAhead::new(stream), &certificate)
-        .await
-        .map_err(|error| Failure::handshake(&error))?;
+    let started = Instant::now();
+    let shaken = identity::accept(ReadAhead::new(stream), &certificate).await;
+    let metrics = worker.node.telemetry.metrics();
+    metrics.handshake(Direction::Inbound, started.elapsed(), &shaken);
+    let (stream, peer) = shaken.map_err(|error| Failure::handshake(&error))?;
     let server = Server::handshake(stream, &Settings::server())
         .await
         .map_err(|error| Failure::http2(&error))?;

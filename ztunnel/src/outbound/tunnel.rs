@@ -14,7 +14,7 @@ use hbone::{
     pool::{Config, Established, Pool, Stats},
 };
 use model::SpiffeId;
-use telemetry::PoolGauges;
+use telemetry::{Direction, PoolGauges};
 use tokio::time::{Instant, timeout};
 
 use crate::{pod::Pod, worker::Worker};
@@ -160,7 +160,9 @@ async fn connect(
             id: key.source.clone(),
             source,
         })?;
-    let socket = in_time(address, "connecting", async {
+    let metrics = worker.node.telemetry.metrics();
+    let started = Instant::now();
+    let connected = in_time(address, "connecting", async {
         super::dial::from_pod(pod, address)
             .await
             .map_err(|error| match error {
@@ -168,13 +170,17 @@ async fn connect(
                 super::dial::DialError::Connect(source) => TunnelError::Connect { address, source },
             })
     })
-    .await?;
-    let (stream, _) = in_time(address, "the TLS handshake", async {
-        identity::connect(ReadAhead::new(socket), &certificate, &key.expected)
+    .await;
+    metrics.connect(Direction::Outbound, started.elapsed(), &connected);
+    let (socket, started) = (ReadAhead::new(connected?), Instant::now());
+    let shaken = in_time(address, "the TLS handshake", async {
+        identity::connect(socket, &certificate, &key.expected)
             .await
             .map_err(|source| TunnelError::Tls { address, source })
     })
-    .await?;
+    .await;
+    metrics.handshake(Direction::Outbound, started.elapsed(), &shaken);
+    let (stream, _) = shaken?;
     let (connection, driver) = in_time(address, "the HTTP/2 preface", async {
         client::handshake(stream, &Settings::client())
             .await
