@@ -21,7 +21,7 @@ pub struct Settings {
     pub max_header_list: u32,
     /// Bytes kept for sending on one stream before its socket is no longer read.
     pub send_buffer: usize,
-    /// What unread small DATA frames may cost a connection; see [`DATA_FRAME_BUDGET`].
+    /// What unread small DATA frames may cost a connection; 16 MiB unless set.
     pub data_frame_budget: usize,
     /// How often a PING is sent.
     pub ping_interval: Duration,

@@ -1,3 +1,5 @@
+//! The log as a reader sees it, and one that nobody reads.
+
 use std::{
     io::Write,
     sync::{

@@ -1,3 +1,5 @@
+//! Label sets come, count and go.
+
 use super::*;
 use crate::{
     Claims, Outcome, Telemetry,
