@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Need::Mesh)?;
     let binaries = run::build_mesh(arguments.profile)?;
     let interrupt = Interrupt::catch()?;
-    println!("==> two nodes, a controller and nine pods");
+    println!("==> two nodes, a controller and ten pods");
     let mut mesh = Mesh::start(MeshOptions::new("demo", binaries))?;
     let rows = netns::run_all(&mut mesh, arguments.sabotage, |row| {
         println!(

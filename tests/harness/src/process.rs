@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::namespace::Namespace;
@@ -53,6 +53,8 @@ fn place_between_fork_and_exec(
 }
 
 fn enter(mut members: &File, namespace: &File, parent: Pid) -> std::io::Result<()> {
+    // Signals the caller has blocked to handle them itself are the program's own again.
+    SigSet::empty().thread_set_mask()?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have died before the line above.
     if nix::unistd::getppid() != parent {

@@ -17,7 +17,7 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// From here on the signals go to a thread of ours; programs we start get them as usual.
+    /// From here on the signals go to a thread of ours; the harness gives them back to programs it starts.
     pub(super) fn catch() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
