@@ -133,6 +133,14 @@ status:
         self.write(&format!("pod-{namespace}-{name}.yaml"), &text)
     }
 
+    /// Puts a label on a Service that was written before.
+    pub fn label_service(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        let file = format!("service-{name}.yaml");
+        let text = std::fs::read_to_string(self.folder.join(&file))?;
+        let labels = format!("  namespace: shop\n  labels:\n    {key}: {value}\n");
+        self.write(&file, &text.replacen("  namespace: shop\n", &labels, 1))
+    }
+
     /// A Service of that app, with (port, target port) pairs.
     pub fn service(&self, name: &str, vips: &[IpAddr], ports: &[(u16, u16)]) -> Result<()> {
         let first = vips.first().context("a service has an address")?;

@@ -22,7 +22,7 @@ use crate::manifests::Manifests;
 use crate::namespace::Namespace;
 use crate::scope::{self, Scope};
 
-pub use commands::ZtunnelSettings;
+pub use commands::{PROBER, ZtunnelSettings};
 pub use daemons::{ADMIN, Served};
 pub use pods::{PODS, Pod, PodSpec, ports};
 

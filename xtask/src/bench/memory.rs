@@ -1,5 +1,7 @@
 //! What a daemon costs while nothing happens: itself, each idle connection, each enrolled pod.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use harness::mesh::ports;
 use harness::{Mesh, Replica};
@@ -7,6 +9,8 @@ use serde::Serialize;
 
 const CONNECTIONS: u32 = 2000;
 const PODS: u32 = 40;
+/// Allocators give back what was freed within ten seconds.
+const SETTLED: Duration = Duration::from_secs(11);
 
 /// Bytes of resident memory, and descriptors.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -49,6 +53,7 @@ fn both(mesh: &Mesh) -> Result<f64> {
 
 /// Resident bytes and open descriptors of a node's daemon.
 fn usage(mesh: &Mesh, node: Replica) -> Result<(f64, f64)> {
+    std::thread::sleep(SETTLED);
     let pid = mesh
         .node(node)
         .ztunnel

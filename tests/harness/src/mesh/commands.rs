@@ -28,7 +28,7 @@ impl Default for ZtunnelSettings {
 
 pub(super) const CONTROL_PORT: u16 = 15012;
 /// The cgroup of a node whose processes are probers.
-pub(super) const PROBER: &str = "kubelet";
+pub const PROBER: &str = "kubelet";
 const CONTROL_ADMIN: &str = "127.0.0.1:15014";
 
 fn path(path: &Path) -> String {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{Mesh, PODS, Replica};
+use crate::app::App;
 use crate::daemon::Daemon;
 use crate::http;
 use crate::metrics::Metrics;
@@ -123,6 +124,17 @@ impl Mesh {
         self.node_mut(replica).ztunnel = Some(daemon);
         self.await_ready(replica)?;
         Ok(start.elapsed())
+    }
+
+    /// An application of the node itself, in the cgroup of its probers or in another.
+    pub fn host_app(&self, replica: Replica, cgroup: &str) -> Result<App> {
+        let node = self.node(replica);
+        let cgroup = node.host.daemon_cgroup(cgroup)?;
+        let place = Place {
+            namespace: &node.host.namespace,
+            cgroup: &cgroup,
+        };
+        App::start(&self.options.binaries.app(), "host", place)
     }
 
     /// A plain relay of (listen, to) pairs in a node's own namespace, to compare with.
