@@ -8,8 +8,9 @@ pub(crate) mod tunnel;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use hbone::{Baggage, ConnectRequest, Forwarded, Traceparent, Traffic};
+use hbone::{Baggage, ConnectRequest, Forwarded, Traceparent, Traffic, Tunnel};
 use model::Workload;
+use telemetry::Refusal;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
@@ -73,10 +74,10 @@ pub(crate) async fn serve(
     };
     match plan {
         Plan::Hbone(route) => match same_node(&worker, &route) {
-            Some(pod) => join::serve(&worker, outgoing, route, pod).await,
-            None => through_tunnel(&worker, outgoing, route).await,
+            Some(pod) => Box::pin(join::serve(&worker, outgoing, route, pod)).await,
+            None => Box::pin(through_tunnel(&worker, outgoing, route)).await,
         },
-        Plan::Passthrough(route) => passthrough(&worker, outgoing, route).await,
+        Plan::Passthrough(route) => Box::pin(passthrough(&worker, outgoing, route)).await,
         Plan::Reject(why) => {
             relay::reset(&outgoing.stream);
             record::rejected(&worker.node, &outgoing, &why);
@@ -98,20 +99,37 @@ fn same_node(worker: &Worker, route: &HboneRoute) -> Option<Arc<Pod>> {
 
 async fn through_tunnel(worker: &Rc<Worker>, mut outgoing: Outgoing, route: HboneRoute) {
     let flow = record::tunnelled(&outgoing, &route);
-    let source = match outgoing.source.identity() {
-        Ok(source) => source,
-        Err(error) => {
-            relay::reset(&outgoing.stream);
-            worker
-                .node
-                .telemetry
-                .refuse(flow, Failure::identity(&error));
-            return;
+    // Boxed: it is many times larger than what carries the connection afterwards.
+    let opened = Box::pin(open(worker, &outgoing, &route)).await;
+    drop(route);
+    match opened {
+        Ok(tunnel) => {
+            outgoing.ticket.established();
+            let open = worker.node.telemetry.open(flow);
+            let traffic = open.traffic();
+            let traffic = Traffic {
+                to_tunnel: &traffic.to_destination,
+                from_tunnel: &traffic.to_source,
+            };
+            let end = hbone::relay(tunnel, outgoing.stream, traffic).await;
+            open.close(record::outcome_of_relay(end));
         }
-    };
+        Err(refusal) => {
+            relay::reset(&outgoing.stream);
+            worker.node.telemetry.refuse(flow, refusal);
+        }
+    }
+}
+
+async fn open(
+    worker: &Rc<Worker>,
+    outgoing: &Outgoing,
+    route: &HboneRoute,
+) -> Result<Tunnel, Refusal> {
+    let identity = outgoing.source.identity();
     let key = TunnelKey {
         pod: outgoing.pod.uid.clone(),
-        source,
+        source: identity.map_err(|error| Failure::identity(&error))?,
         source_ip: outgoing.client.ip(),
         expected: route.expected.clone(),
         address: route.tunnel,
@@ -129,28 +147,15 @@ async fn through_tunnel(worker: &Rc<Worker>, mut outgoing: Outgoing, route: Hbon
         ..ConnectRequest::new(route.target)
     };
     let started = Instant::now();
-    match tunnel::open(worker, &outgoing.pod, &key, &request).await {
-        Ok(tunnel) => {
-            worker
-                .node
-                .telemetry
-                .metrics()
-                .tunnel_opened(started.elapsed());
-            outgoing.ticket.established();
-            let open = worker.node.telemetry.open(flow);
-            let traffic = open.traffic();
-            let traffic = Traffic {
-                to_tunnel: &traffic.to_destination,
-                from_tunnel: &traffic.to_source,
-            };
-            let end = hbone::relay(tunnel, outgoing.stream, traffic).await;
-            open.close(record::outcome_of_relay(end));
-        }
-        Err(error) => {
-            relay::reset(&outgoing.stream);
-            worker.node.telemetry.refuse(flow, Failure::stream(&error));
-        }
-    }
+    let tunnel = tunnel::open(worker, &outgoing.pod, &key, &request)
+        .await
+        .map_err(|error| Failure::stream(&error))?;
+    worker
+        .node
+        .telemetry
+        .metrics()
+        .tunnel_opened(started.elapsed());
+    Ok(tunnel)
 }
 
 async fn passthrough(worker: &Rc<Worker>, mut outgoing: Outgoing, route: PlainRoute) {

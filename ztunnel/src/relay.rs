@@ -155,7 +155,8 @@ async fn pump(
             Step::Idle => {}
             Step::Ended => return Ok(()),
             Step::Bulk => {
-                if bulk(from, to, scratch, moved).await? {
+                // Boxed, like the rest of a slow write: an idle connection pays for neither.
+                if Box::pin(bulk(from, to, scratch, moved)).await? {
                     return Ok(());
                 }
             }
@@ -209,10 +210,12 @@ async fn small(
         )
     };
     if let Some(rest) = rest {
-        write_all(to, &rest).await.map_err(|source| Broken {
-            side: writing,
-            source,
-        })?;
+        Box::pin(write_all(to, &rest))
+            .await
+            .map_err(|source| Broken {
+                side: writing,
+                source,
+            })?;
     }
     moved.fetch_add(length as u64, Ordering::Relaxed);
     Ok(if length == SCRATCH {

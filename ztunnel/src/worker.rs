@@ -230,17 +230,12 @@ impl Worker {
                     self.spawn(accept::run(pod.clone(), role, listener, crew.clone()));
                 }
             }
-            Job::Serve(accepted) => {
-                let worker = self.clone();
-                self.spawn(async move {
-                    let _load = Load(worker.load.clone());
-                    worker.serve(accepted).await;
-                });
-            }
+            Job::Serve(accepted) => self.serve(accepted),
         }
     }
 
-    async fn serve(self: Rc<Self>, accepted: Accepted) {
+    fn serve(self: &Rc<Self>, accepted: Accepted) {
+        let load = Load(self.load.clone());
         let Accepted {
             pod,
             role,
@@ -255,17 +250,24 @@ impl Worker {
                 return;
             }
         };
-        let gone = pod.gone();
-        let served = async {
-            match role {
-                Role::Outbound => outbound::serve(self, pod, stream, peer, ticket).await,
-                Role::Plaintext => inbound::plaintext::serve(self, pod, stream, peer, ticket).await,
-                Role::Hbone => inbound::hbone::serve(self, pod, stream, peer, ticket).await,
+        let (worker, gone) = (self.clone(), pod.gone());
+        // A task each, so that none is as large as the largest.
+        match role {
+            Role::Outbound => {
+                self.spawn(until(
+                    gone,
+                    load,
+                    outbound::serve(worker, pod, stream, peer, ticket),
+                ));
             }
-        };
-        tokio::select! {
-            () = served => {}
-            () = gone => {}
+            Role::Plaintext => {
+                let served = inbound::plaintext::serve(worker, pod, stream, peer, ticket);
+                self.spawn(until(gone, load, served));
+            }
+            Role::Hbone => {
+                let served = inbound::hbone::serve(worker, pod, stream, peer, ticket);
+                self.spawn(until(gone, load, served));
+            }
         }
     }
 
@@ -285,6 +287,15 @@ pub(crate) async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
     stage.wait_for(|stage| *stage >= wanted).await.ok();
 }
 
+/// Serves until the end, or until the pod is gone.
+async fn until(gone: impl Future<Output = ()>, load: Load, served: impl Future<Output = ()>) {
+    let _load = load;
+    tokio::select! {
+        () = served => {}
+        () = gone => {}
+    }
+}
+
 fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -298,5 +309,25 @@ struct Load(Arc<AtomicUsize>);
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of five arguments returns.
+    fn size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_futures_of_a_connection_are_small() {
+        let most = |what: &str, size: usize, most: usize| {
+            assert!(size <= most, "{what} takes {size} bytes, more than {most}");
+        };
+        most("outbound", size(outbound::serve), 800);
+        most("plaintext", size(inbound::plaintext::serve), 2400);
+        most("a tunnel", size(inbound::hbone::serve), 6000);
     }
 }

@@ -100,6 +100,8 @@ pub(crate) struct Object {
 impl Object {
     pub(crate) fn new(bytes: Vec<u8>, pin_maps: &Path) -> Self {
         let mut loader = EbpfLoader::new();
+        // The programs need no types of the kernel's, and its own description takes 15 MiB.
+        loader.btf(None);
         for name in maps::SHARED {
             loader.map_pin_path(name, pin_maps.join(name));
         }

@@ -49,7 +49,11 @@ pub(crate) async fn serve(
         debug!(pod = %pod.name, peer = %address, "a tunnel came before the pod's configuration");
         return;
     };
-    let handshake = timeout(HANDSHAKE_DEADLINE, handshake(&worker, &workload, stream)).await;
+    let handshake = timeout(
+        HANDSHAKE_DEADLINE,
+        Box::pin(handshake(&worker, &workload, stream)),
+    )
+    .await;
     let (mut server, identity) = match handshake {
         Ok(Ok(done)) => done,
         Ok(Err(failure)) => {
@@ -149,7 +153,7 @@ async fn stream_to_app(worker: Rc<Worker>, pod: Arc<Pod>, peer: Rc<Peer>, incomi
         source_ip: address.ip(),
         target,
     };
-    let mut admitted = match admit(&worker, &pod, subject, &flow).await {
+    let mut admitted = match Box::pin(admit(&worker, &pod, subject, &flow)).await {
         Ok(admitted) => admitted,
         Err((status, refusal)) => {
             incoming.refuse(status);

@@ -25,7 +25,7 @@ pub(crate) async fn serve(
 ) {
     let node = &worker.node;
     let (near, far) = record::joined(&outgoing, &route);
-    let (source, stream) = match identities(worker, &outgoing, &route).await {
+    let (source, stream) = match Box::pin(identities(worker, &outgoing, &route)).await {
         Ok(source) => (source, outgoing.stream),
         Err(failure) => {
             relay::reset(&outgoing.stream);
@@ -59,7 +59,14 @@ pub(crate) async fn serve(
         }
     };
     record::dry_run(&far, &permitted.dry_run);
-    let app = match inbound::dial::dial(permitted.permit, &pod, client, route.target).await {
+    let app = match Box::pin(inbound::dial::dial(
+        permitted.permit,
+        &pod,
+        client,
+        route.target,
+    ))
+    .await
+    {
         Ok(app) => app,
         Err(error) => {
             relay::reset(&stream);
