@@ -8,8 +8,8 @@ use controller::{
     config::{Command, Config},
     daemon::Controller,
 };
+use telemetry::log::{Format, LogConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let outcome = match Command::load() {
@@ -31,11 +31,9 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).context("--log is no filter")?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = config.log.clone();
+    let format = Format::Plain;
+    let _log = telemetry::log::init(&LogConfig { filter, format }).context("--log")?;
     tracing::info!("{config}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

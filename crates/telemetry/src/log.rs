@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 use writer::Writer;
 
@@ -50,7 +50,7 @@ pub struct Log {
 /// Changes what is logged, from anywhere. Cheap to clone.
 #[derive(Clone)]
 pub struct LogHandle {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     dropped: writer::Dropped,
 }
 
@@ -77,14 +77,15 @@ pub fn init(config: &LogConfig) -> Result<Log, LogError> {
     Ok(Log { handle, writer })
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(filter)
-        .map_err(|source| LogError::Filter {
-            filter: filter.to_owned(),
-            source,
-        })
+fn parse(filter: &str) -> Result<Targets, LogError> {
+    let parsed: Targets = filter.parse().map_err(|source| LogError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
+    Ok(match parsed.default_level() {
+        Some(_) => parsed,
+        None => parsed.with_default(LevelFilter::INFO),
+    })
 }
 
 impl Log {

@@ -5,12 +5,16 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use telemetry::Refusal;
+use telemetry::{Flow, Refusal};
+use tokio::net::TcpStream;
 
 use super::{Outgoing, plan::HboneRoute};
 use crate::{
-    inbound::{self, authorize, connections::Subject},
-    pod::Pod,
+    inbound::{
+        self, authorize,
+        connections::{Registered, Subject},
+    },
+    pod::{Pod, Ticket},
     record::{self, Failure},
     relay,
     worker::Worker,
@@ -23,66 +27,72 @@ pub(crate) async fn serve(
     route: HboneRoute,
     pod: Arc<Pod>,
 ) {
-    let node = &worker.node;
+    let telemetry = &worker.node.telemetry;
     let (near, far) = record::joined(&outgoing, &route);
-    let (source, stream) = match Box::pin(identities(worker, &outgoing, &route)).await {
-        Ok(source) => (source, outgoing.stream),
-        Err(failure) => {
+    // Boxed: what comes before the bytes is larger than what carries them.
+    let mut admitted = match Box::pin(admit(worker, &outgoing, &route, &pod, &far)).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
             relay::reset(&outgoing.stream);
-            node.telemetry.refuse(near, failure);
-            return;
-        }
-    };
-    let _admitted = match pod.budget.admit() {
-        Ok(ticket) => ticket,
-        Err(over) => {
-            relay::reset(&stream);
-            node.telemetry.refuse(near, Failure::over_budget(&over));
-            return;
-        }
-    };
-    let client = outgoing.client.ip();
-    let subject = Subject {
-        source: Some(source),
-        source_ip: client,
-        target: route.target,
-    };
-    let mut registered = worker.connections.register(&pod, subject.clone());
-    let judged = authorize::judge(&node.index(), &node.config.network, &pod, &subject);
-    let permitted = match judged {
-        Ok(permitted) => permitted,
-        Err(denied) => {
-            relay::reset(&stream);
-            node.telemetry.refuse(far, Failure::denied(&denied));
-            node.telemetry.refuse(near, Failure::denied(&denied));
-            return;
-        }
-    };
-    record::dry_run(&far, &permitted.dry_run);
-    let app = match Box::pin(inbound::dial::dial(
-        permitted.permit,
-        &pod,
-        client,
-        route.target,
-    ))
-    .await
-    {
-        Ok(app) => app,
-        Err(error) => {
-            relay::reset(&stream);
-            node.telemetry.refuse(far, Failure::app(&error));
-            node.telemetry.refuse(near, Failure::app(&error));
+            telemetry.refuse(far, refusal.clone());
+            telemetry.refuse(near, refusal);
             return;
         }
     };
     outgoing.ticket.established();
-    let near = node.telemetry.open(near);
-    let far = node.telemetry.open_sharing(far, &near);
-    let joined = relay::join(stream, app, &worker.scratch, near.traffic());
-    let outcome =
-        inbound::until_denied(joined, &mut registered.denied, record::outcome_of_join).await;
+    admitted.ticket.established();
+    let near = telemetry.open(near);
+    let far = telemetry.open_sharing(far, &near);
+    let joined = relay::join(
+        outgoing.stream,
+        admitted.app,
+        &worker.scratch,
+        near.traffic(),
+    );
+    let denied = &mut admitted.registered.denied;
+    let outcome = inbound::until_denied(joined, denied, record::outcome_of_join).await;
     far.close(outcome.clone());
     near.close(outcome);
+}
+
+/// A connection that reached the application.
+struct Admitted {
+    app: TcpStream,
+    registered: Registered,
+    ticket: Ticket,
+}
+
+async fn admit(
+    worker: &Worker,
+    outgoing: &Outgoing,
+    route: &HboneRoute,
+    pod: &Arc<Pod>,
+    far: &Flow,
+) -> Result<Admitted, Refusal> {
+    let source = identities(worker, outgoing, route).await?;
+    let ticket = pod
+        .budget
+        .admit()
+        .map_err(|over| Failure::over_budget(&over))?;
+    let (source_ip, target) = (outgoing.client.ip(), route.target);
+    let subject = Subject {
+        source: Some(source),
+        source_ip,
+        target,
+    };
+    let registered = worker.connections.register(pod, subject.clone());
+    let node = &worker.node;
+    let permitted = authorize::judge(&node.index(), &node.config.network, pod, &subject)
+        .map_err(|denied| Failure::denied(&denied))?;
+    record::dry_run(far, &permitted.dry_run);
+    let app = inbound::dial::dial(permitted.permit, pod, source_ip, target)
+        .await
+        .map_err(|error| Failure::app(&error))?;
+    Ok(Admitted {
+        app,
+        registered,
+        ticket,
+    })
 }
 
 /// The source's identity, once both sides have shown a valid certificate for theirs.
