@@ -73,37 +73,44 @@ fn owner(name: &str) -> Option<u32> {
     rest.split('-').skip(1).find_map(|word| word.parse().ok())
 }
 
+/// Another run may be sweeping the same at the same moment: what is gone is as good as removed.
 fn remove_where(gone: &dyn Fn(&str) -> bool) -> Result<()> {
-    for root in cgroup::root().into_iter() {
-        for folder in children(&root).into_iter().filter(|(name, _)| gone(name)) {
-            cgroup::remove_tree(&folder.1)?;
+    let ours = |folder: &Path| {
+        let all = children(folder).into_iter();
+        all.filter(|(name, _)| gone(name)).collect::<Vec<_>>()
+    };
+    if let Ok(root) = cgroup::root() {
+        for (_, path) in ours(&root) {
+            unless_gone(cgroup::remove_tree(&path), &path)?;
         }
     }
-    for (name, path) in children(Path::new(RUN_FOLDER))
-        .into_iter()
-        .filter(|(name, _)| gone(name))
-    {
-        unmount_below(&path)?;
-        std::fs::remove_dir_all(&path).with_context(|| format!("remove the folder of {name}"))?;
+    for (_, path) in ours(Path::new(RUN_FOLDER)) {
+        unless_gone(remove_folder(&path), &path)?;
     }
-    for (name, _) in children(Path::new(NETNS_FOLDER))
-        .into_iter()
-        .filter(|(name, _)| gone(name))
-    {
-        let removed = Command::new("ip")
-            .args(["netns", "delete", &name])
-            .output()?;
-        anyhow::ensure!(
-            removed.status.success(),
-            "ip netns delete {name}: {}",
-            String::from_utf8_lossy(&removed.stderr)
-        );
+    for (name, path) in ours(Path::new(NETNS_FOLDER)) {
+        unless_gone(delete_namespace(&name), &path)?;
     }
     Ok(())
 }
 
+fn unless_gone(removed: Result<()>, path: &Path) -> Result<()> {
+    match removed {
+        Err(error) if path.exists() => Err(error),
+        Err(_) | Ok(()) => Ok(()),
+    }
+}
+
+fn delete_namespace(name: &str) -> Result<()> {
+    let removed = Command::new("ip")
+        .args(["netns", "delete", name])
+        .output()?;
+    let told = String::from_utf8_lossy(&removed.stderr);
+    anyhow::ensure!(removed.status.success(), "ip netns delete {name}: {told}");
+    Ok(())
+}
+
 /// Pinned programs live as long as their bpffs: unmounting it is what detaches them.
-fn unmount_below(folder: &Path) -> Result<()> {
+fn remove_folder(folder: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/mounts")?;
     for point in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
         if Path::new(point).starts_with(folder) {
@@ -111,7 +118,7 @@ fn unmount_below(folder: &Path) -> Result<()> {
                 .with_context(|| format!("unmount {point}"))?;
         }
     }
-    Ok(())
+    std::fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))
 }
 
 fn children(folder: &Path) -> Vec<(String, PathBuf)> {
