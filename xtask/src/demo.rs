@@ -117,7 +117,8 @@ fn explain(mesh: &Mesh) {
     );
     println!("  list the enrolled pods:");
     println!(
-        "    ambit pods --socket {}",
+        "    {} pods --socket {}",
+        mesh.options.binaries.cli().display(),
         mesh.enrol_socket(Replica::A).display()
     );
     println!("Ctrl-C takes it all down.");
