@@ -3,9 +3,14 @@
 //! Order of enrolment: capture, acknowledge, publish as HBONE. Order of un-enrolment: publish as
 //! plain, stop capture, serve 15008 until the pod's streams have ended.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use enrolment::{Connection, PodState, PodStatus};
+use model::SpiffeId;
 use redirect::{Counters, EnrolRequest, Enrolled, Redirect, Stage, Verified};
 use telemetry::Redirected;
 use tokio::time::{Instant, timeout};
@@ -230,6 +235,7 @@ impl Enroller {
                 None => self.verify(&pod),
             }
         }
+        self.forget();
         self.tell();
     }
 
@@ -273,23 +279,22 @@ impl Enroller {
         }
         self.reports.tell(pod, State::Gone);
         self.node.telemetry.metrics().pod_stopped();
-        self.forget(pod);
     }
 
-    /// Drops the certificate of a pod's identity once no other pod here has it.
-    fn forget(&self, pod: &Pod) {
+    /// Drops the certificates of identities that no pod here has any longer.
+    fn forget(&self) {
         let index = self.node.index();
-        let identity = |pod: &Pod| {
-            let workload = pod.workload(&index, &self.node.config.network)?;
-            workload.identity().ok()
-        };
-        let Some(id) = identity(pod) else { return };
         let pods = self.node.pods();
-        if !pods
+        let workloads = pods
             .iter()
-            .any(|other| identity(other).as_ref() == Some(&id))
-        {
-            self.node.identities.forget(&id);
+            .filter_map(|pod| pod.workload(&index, &self.node.config.network));
+        let held: HashSet<SpiffeId> = workloads
+            .filter_map(|workload| workload.identity().ok())
+            .collect();
+        for status in self.node.identities.snapshot() {
+            if !held.contains(&status.id) {
+                self.node.identities.forget(&status.id);
+            }
         }
     }
 
