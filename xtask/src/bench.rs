@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use harness::{Mesh, MeshOptions};
 use rand::seq::SliceRandom;
 
-use crate::{privilege, run, setup};
+use crate::{interrupt::Interrupt, privilege, run, setup};
 use measure::{Line, Sample};
 use ways::{Way, Ways};
 
@@ -43,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // each connection, as neither direct nor the relay does that.
     options.certificate_ttl = Duration::from_secs(24 * 3600);
     options.ztunnel.log = "warn";
+    let _interrupt = Interrupt::catch()?;
     let mut mesh = Mesh::start(options)?;
     let outcome = measure_all(&mut mesh, arguments);
     let report = outcome.map_err(|error| error.context(mesh.diagnosis()))?;

@@ -1,14 +1,12 @@
 //! `cargo xtask demo`: a mesh on this machine, the scenario on it, and a table of what was seen.
 
-mod interrupt;
-
 use anyhow::{Context, Result, ensure};
 use harness::mesh::ports;
 use harness::{Mesh, MeshOptions, Replica};
 use netns::Row;
 
+use crate::interrupt::Interrupt;
 use crate::{privilege, run, setup};
-use interrupt::Interrupt;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

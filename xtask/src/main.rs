@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod demo;
 mod ebpf;
+mod interrupt;
 mod privilege;
 mod run;
 mod setup;

@@ -11,14 +11,14 @@ use nix::sys::signal::{SigSet, Signal};
 const INTERRUPTED: i32 = 130;
 
 /// Catches the signals that ask to end.
-pub(super) struct Interrupt {
+pub(crate) struct Interrupt {
     waited_for: Arc<AtomicBool>,
     signal: Receiver<()>,
 }
 
 impl Interrupt {
     /// From here on the signals go to a thread of ours; the harness gives them back to programs it starts.
-    pub(super) fn catch() -> Result<Self> {
+    pub(crate) fn catch() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
@@ -44,7 +44,7 @@ impl Interrupt {
     }
 
     /// Waits for the signal instead of being ended by it.
-    pub(super) fn wait(&self) {
+    pub(crate) fn wait(&self) {
         self.waited_for.store(true, Ordering::Relaxed);
         // An error means the thread is gone, and with it who could wake us.
         self.signal.recv().ok();
