@@ -10,7 +10,7 @@ use std::{
 };
 
 use enrolment::{Connection, PodState, PodStatus};
-use model::SpiffeId;
+use model::{SpiffeId, chain};
 use redirect::{Counters, EnrolRequest, Enrolled, Redirect, Stage, Verified};
 use telemetry::Redirected;
 use tokio::time::{Instant, timeout};
@@ -20,7 +20,6 @@ use crate::{
     control::reports::{Reports, State},
     node::Node,
     pod::{Budget, Phase, Pod, PodName},
-    record::chain,
     worker::Crew,
 };
 

@@ -2,10 +2,10 @@
 //!
 //! Builds flow records and gives failures their flag; counts and logs nothing itself.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hbone::{ConnectRequest, RelayEnd};
-use model::{SpiffeId, Workload};
+use model::{SpiffeId, Workload, chain};
 use policy::{Denial, DryRun};
 use telemetry::{
     Claims, Flow, HboneAddr, Outcome, Peer, Refusal, Reporter, ResponseFlag, Security, ServiceName,
@@ -381,15 +381,4 @@ impl Failure {
         };
         Refusal::new(flag, chain(why))
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

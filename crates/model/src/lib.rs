@@ -4,6 +4,7 @@
 //! `xds` turns messages into these types, `policy` and the daemons decide on them.
 
 mod authorization;
+mod chain;
 mod index;
 mod service;
 mod spiffe;
@@ -13,6 +14,7 @@ pub use authorization::{
     Action, Authorization, Clause, Match, PolicyKey, Rule, Rules, Scope, ServiceAccountMatch,
     StringMatch,
 };
+pub use chain::chain;
 pub use index::{Change, Endpoint, Index, Resource, ResourceKey};
 pub use service::{
     AppProtocol, HealthPolicy, LoadBalancing, LoadBalancingMode, RoutingScope, Service, ServiceKey,

@@ -17,7 +17,7 @@ mod tests;
 use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use model::Index;
+use model::{Index, chain};
 use prost_types::{Struct, Value, value::Kind};
 use tokio::sync::{broadcast, watch};
 use tonic::{metadata::MetadataMap, transport::Channel};
@@ -160,15 +160,4 @@ impl Client {
             tokio::time::sleep(delay).await;
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -7,13 +7,11 @@ use std::{os::fd::OwnedFd, path::Path};
 
 use anyhow::Context as _;
 use enrolment::{Client, Enrol, Listener, Peer, Received, Reply, Request};
+use model::chain;
 use redirect::{EnrolRequest, FailMode, FailPolicy};
 use tracing::{info, warn};
 
-use crate::{
-    enrol::{EnrolError, Enroller},
-    record::chain,
-};
+use crate::enrol::{EnrolError, Enroller};
 
 /// The daemon that has served the pods so far, if one runs.
 pub(crate) struct Predecessor(Option<Client>);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use model::SpiffeId;
+use model::{SpiffeId, chain};
 use tokio::{
     select,
     sync::mpsc,
@@ -341,14 +341,4 @@ async fn fetch<I: Issuer>(
         &issued,
         &clock,
     )?)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
